@@ -9,20 +9,36 @@ __version__ = "0.1.0"
 
 # name -> module that defines it; imported on first use, so that `import transferseg` is cheap
 _PUBLIC: dict[str, str] = {
-    "InputSpec": "transferseg.spec",
-    "ModelSpec": "transferseg.spec",
+    "InputSpec": "spec",
+    "ModelSpec": "spec",
+    "transfer_weights": "transfer",
+    "TransferReport": "transfer",
+    "create_model": "models",
+    "create_classifier": "models",
+    "create_autoencoder": "models",
+    "list_architectures": "models",
+    "list_encoders": "models",
+    "encoder_capabilities": "models",
+    "Segmenter": "models",
+    "Autoencoder": "models",
+    "Classifier": "models",
+    "TrainState": "training",
+    "fit": "training",
+    "train": "training",
+    "evaluate": "training",
+    "predict": "training",
 }
-_MODULES = ("data", "losses", "metrics", "models", "plots", "training", "transfer", "errors")
+_ROOMS = ("data", "errors", "losses", "metrics", "models", "plots", "training", "transfer")
 
-__all__ = [*_PUBLIC, *_MODULES]  # noqa: PLE0604
+__all__ = [*_PUBLIC, *_ROOMS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
     if name in _PUBLIC:
-        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        value = getattr(importlib.import_module(f"transferseg.{_PUBLIC[name]}"), name)
         globals()[name] = value
         return value
-    if name in _MODULES:
+    if name in _ROOMS:
         return importlib.import_module(f"transferseg.{name}")
     raise AttributeError(f"module 'transferseg' has no attribute {name!r}")
 
@@ -31,6 +47,30 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if TYPE_CHECKING:
-    from transferseg import data, errors, losses, metrics, models, plots, training, transfer
-    from transferseg.spec import InputSpec, ModelSpec
+if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
+    from transferseg import data as data
+    from transferseg import errors as errors
+    from transferseg import losses as losses
+    from transferseg import metrics as metrics
+    from transferseg import models as models
+    from transferseg import plots as plots
+    from transferseg import training as training
+    from transferseg import transfer as transfer
+    from transferseg.models import Autoencoder as Autoencoder
+    from transferseg.models import Classifier as Classifier
+    from transferseg.models import Segmenter as Segmenter
+    from transferseg.models import create_autoencoder as create_autoencoder
+    from transferseg.models import create_classifier as create_classifier
+    from transferseg.models import create_model as create_model
+    from transferseg.models import encoder_capabilities as encoder_capabilities
+    from transferseg.models import list_architectures as list_architectures
+    from transferseg.models import list_encoders as list_encoders
+    from transferseg.spec import InputSpec as InputSpec
+    from transferseg.spec import ModelSpec as ModelSpec
+    from transferseg.training import TrainState as TrainState
+    from transferseg.training import evaluate as evaluate
+    from transferseg.training import fit as fit
+    from transferseg.training import predict as predict
+    from transferseg.training import train as train
+    from transferseg.transfer import TransferReport as TransferReport
+    from transferseg.transfer import transfer_weights as transfer_weights

@@ -134,8 +134,8 @@ class ModelSpec:
             raise SpecError(unknown_name("mode", str(self.mode), get_args(TargetMode)))
         if (self.mode == "binary") != (len(self.classes) == 1) and self.mode != "multilabel":
             raise SpecError(
-                f"mode {self.mode!r} does not fit {len(self.classes)} class(es): binary has exactly "
-                "one class (the foreground), multiclass has two or more (background included)."
+                f"mode {self.mode!r} does not fit {len(self.classes)} class(es): binary has one "
+                "(the foreground), multiclass two or more (with the background)."
             )
         if not 0.0 < self.threshold < 1.0:
             raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold}.")

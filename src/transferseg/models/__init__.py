@@ -1,0 +1,33 @@
+"""Models: one encoder class over timm, decoders by name, and what is built of them."""
+
+from transferseg.models.autoencoder import Autoencoder
+from transferseg.models.classifier import Classifier
+from transferseg.models.create import (
+    create_autoencoder,
+    create_classifier,
+    create_model,
+    list_architectures,
+)
+from transferseg.models.decoders import DECODERS
+from transferseg.models.encoders import (
+    Encoder,
+    EncoderCapabilities,
+    encoder_capabilities,
+    list_encoders,
+)
+from transferseg.models.segmenter import Segmenter
+
+__all__ = [
+    "DECODERS",
+    "Autoencoder",
+    "Classifier",
+    "Encoder",
+    "EncoderCapabilities",
+    "Segmenter",
+    "create_autoencoder",
+    "create_classifier",
+    "create_model",
+    "encoder_capabilities",
+    "list_architectures",
+    "list_encoders",
+]

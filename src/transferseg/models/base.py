@@ -1,0 +1,144 @@
+"""What segmenter, autoencoder and classifier share: an encoder, a spec, a checkpoint folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from transferseg.errors import CheckpointError
+from transferseg.models.encoders import Encoder
+from transferseg.spec import ModelSpec
+from transferseg.transfer import Adapter, TransferReport, read_source, read_spec
+from transferseg.transfer.files import CONFIG_FILE, TRANSFER_FILE, write_checkpoint
+
+M = TypeVar("M", bound="SpecModel")
+
+
+class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
+    """A network that is its `ModelSpec` plus its weights (abstract).
+
+    Args:
+        spec: a model spec, or its values as `to_dict` gives them.
+        pretrained: of the encoder, as timm takes it.
+    """
+
+    #: the architectures that this class builds, as an error message says it
+    kind: ClassVar[str]
+
+    def __init__(
+        self, spec: ModelSpec | Mapping[str, Any], *, pretrained: bool | str = False
+    ) -> None:
+        super().__init__()
+        self.spec = spec if isinstance(spec, ModelSpec) else ModelSpec.from_dict(spec)
+        self._check_kind(self.spec)
+        self.encoder = Encoder(
+            self.spec.encoder,
+            in_channels=self.spec.input.channels,
+            output_stride=self.spec.output_stride,
+            dilation=self.spec.dilation,
+            pretrained=pretrained,
+        )
+        # What the mixin writes as config.json when it pushes to a hub.
+        self._hub_mixin_config = {"spec": self.spec.to_dict()}
+
+    @classmethod
+    @abstractmethod
+    def builds(cls, architecture: str) -> bool:
+        """Whether this class builds that architecture."""
+
+    @classmethod
+    def _check_kind(cls, spec: ModelSpec) -> None:
+        if not cls.builds(spec.architecture):
+            raise CheckpointError(
+                f"{cls.__name__} builds {cls.kind}, but the spec says {spec.architecture!r}."
+            )
+
+    @abstractmethod
+    def transfer_rows(self) -> tuple[str, ...]:
+        """Keys of the tensors that have one row a class."""
+
+    def transfer_stem(self) -> tuple[str, ...]:
+        """Keys of the convolutions that read the image."""
+        return tuple(f"encoder.{key}" for key in self.encoder.stem_keys())
+
+    def transfer_adapters(self) -> Mapping[str, Adapter]:
+        """Key -> adapter from another layout of this model's decoder, if it has one."""
+        decoder = getattr(self, "decoder", None)
+        adapters = decoder.transfer_adapters() if decoder is not None else {}
+        return {f"decoder.{key}": adapter for key, adapter in adapters.items()}
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        transfer: TransferReport | None = None,
+        **hub: Any,  # noqa: ANN401 - the mixin's own options, passed on
+    ) -> None:
+        """Write `model.safetensors` and `config.json` (and `transfer.json`), atomically.
+
+        Args:
+            save_directory: made if it does not exist; a checkpoint in it is replaced.
+            transfer: the report of the transfer that the weights began with.
+            **hub: what `push_to_hub` passes; a model card is written for it.
+
+        Example:
+            >>> import tempfile, transferseg as ts
+            >>> model = ts.create_model("unet", "resnet10t", classes=["lung"], in_channels=1)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     ts.Segmenter.from_pretrained(folder).spec == model.spec
+            True
+        """
+        texts = {CONFIG_FILE: json.dumps({"spec": self.spec.to_dict()}, indent=2, sort_keys=True)}
+        if transfer is not None:
+            texts[TRANSFER_FILE] = transfer.to_json()
+        write_checkpoint(save_directory, self, texts)
+        if "model_card_kwargs" in hub:
+            card = self.generate_model_card(**(hub["model_card_kwargs"] or {}))
+            card.save(Path(save_directory) / "README.md")
+
+    @classmethod
+    def from_pretrained(
+        cls: type[M],
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        **hub: Any,  # noqa: ANN401 - the mixin's own options, passed on
+    ) -> M:
+        """The model of a checkpoint folder (or of a hub repository), in eval mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or the name of a
+                repository on the Hugging Face hub.
+            **hub: options of the hub's download (`revision`, `token`, `cache_dir`, ...).
+
+        Raises:
+            CheckpointError: no such folder, another kind of model, or weights that do not fit the
+                spec; it names the folder and the keys.
+        """
+        path = Path(pretrained_model_name_or_path)
+        is_path = isinstance(pretrained_model_name_or_path, os.PathLike) or path.is_absolute()
+        if path.exists() or is_path or str(pretrained_model_name_or_path).startswith("."):
+            return cls._from_folder(path)
+        load = cast(Callable[..., M], super().from_pretrained)
+        return load(pretrained_model_name_or_path, strict=True, **hub)
+
+    @classmethod
+    def _from_folder(cls: type[M], folder: Path) -> M:
+        spec = read_spec(folder)
+        try:
+            cls._check_kind(spec)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+        weights: Mapping[str, Tensor] = read_source(folder).tensors
+        model = cls(spec)
+        try:
+            model.load_state_dict(dict(weights), strict=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: the weights do not fit the spec. {error}") from error
+        return model.eval()

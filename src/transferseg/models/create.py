@@ -1,0 +1,209 @@
+"""`create_model`, `create_classifier`, `create_autoencoder`, and what there is to create."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from transferseg.errors import SpecError
+from transferseg.models.autoencoder import Autoencoder
+from transferseg.models.base import SpecModel
+from transferseg.models.classifier import Classifier
+from transferseg.models.decoders import DECODERS, check_options
+from transferseg.models.encoders import encoder_capabilities, encoder_input
+from transferseg.models.segmenter import Segmenter
+from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
+from transferseg.transfer import transfer_weights
+from transferseg.transfer.api import InputChannels
+from transferseg.types import TargetMode
+
+#: Of the encoder: None (random), "default" or a tag of timm's (downloaded), or a checkpoint's path.
+Weights: TypeAlias = "str | os.PathLike[str] | None"
+M = TypeVar("M", bound=SpecModel)
+
+
+def list_architectures() -> list[str]:
+    """Names of the segmentation architectures.
+
+    Example:
+        >>> list_architectures()
+        ['deeplabv3', 'unet']
+    """
+    return sorted(DECODERS)
+
+
+def create_model(
+    architecture: str,
+    encoder: str,
+    *,
+    classes: int | Sequence[str],
+    mode: TargetMode | None = None,
+    threshold: float = 0.5,
+    in_channels: int = 3,
+    input_spec: InputSpec | None = None,
+    weights: Weights = None,
+    output_stride: int | None = None,
+    dilation: str = "timm",
+    **decoder: Any,  # noqa: ANN401 - the decoder's own options, checked by name
+) -> Segmenter:
+    """A segmentation model: image (B, C, H, W) -> logits (B, classes, H, W).
+
+    Args:
+        architecture: a name of `list_architectures()`.
+        encoder: a name of `list_encoders()`.
+        classes: their number, or their names in the order of the output channels.
+        mode: "binary" for one class, "multiclass" or "multilabel" for more; by default binary for
+            one class and multiclass for more.
+        threshold: probability above which a binary or multilabel pixel is foreground.
+        in_channels: channels of the image.
+        input_spec: what the weights expect of an image; by default the statistics of timm's
+            weights of this encoder.
+        weights: of the encoder: None for random ones, "default" or a timm tag (downloaded), or the
+            path of a checkpoint, from which all of the encoder must come.
+        output_stride: of the encoder's deepest map; by default what the architecture prefers of
+            what the encoder can (U-Net 32; DeepLabV3 8).
+        dilation: whose way of dilating below 32; "timm" is torchvision's.
+        **decoder: the decoder's own options.
+
+    Raises:
+        SpecError: an unknown name or option, or a combination that cannot work; says what can.
+        TransferError: weights that do not cover the encoder.
+
+    Example:
+        >>> model = create_model("unet", "resnet10t", classes=["lung", "heart"], mode="multilabel",
+        ...                      in_channels=1)
+        >>> import torch
+        >>> tuple(model(torch.rand(2, 1, 33, 47)).shape)
+        (2, 2, 33, 47)
+    """
+    check_options(architecture, decoder)
+    names = class_names(classes)
+    spec = ModelSpec(
+        architecture=architecture,
+        encoder=encoder,
+        classes=names,
+        mode=mode or default_mode(names),
+        threshold=threshold,
+        output_stride=_output_stride(architecture, encoder, output_stride),
+        dilation=dilation,
+        decoder=decoder,
+        input=_input(encoder, in_channels, input_spec),
+    )
+    return _with_weights(Segmenter, spec, weights)
+
+
+def create_classifier(
+    encoder: str,
+    *,
+    classes: int | Sequence[str],
+    mode: TargetMode | None = None,
+    in_channels: int = 3,
+    input_spec: InputSpec | None = None,
+    weights: Weights = None,
+    dropout: float = 0.0,
+) -> Classifier:
+    """An image classifier: image (B, C, H, W) -> logits (B, classes).
+
+    Args:
+        encoder: a name of `list_encoders()`.
+        classes: their number or their names.
+        mode: as in `create_model`; "multilabel" for findings that can occur together.
+        in_channels: channels of the image.
+        input_spec: what the weights expect of an image; by default timm's statistics.
+        weights: of the encoder, as in `create_model`.
+        dropout: before the linear layer, 0 to below 1.
+
+    Raises:
+        SpecError: an unknown name, or an option out of range.
+
+    Example:
+        >>> create_classifier("resnet10t", classes=14, mode="multilabel", in_channels=1).spec.mode
+        'multilabel'
+    """
+    names = class_names(classes)
+    spec = ModelSpec(
+        architecture="classifier",
+        encoder=encoder,
+        classes=names,
+        mode=mode or default_mode(names),
+        decoder={"dropout": dropout},
+        input=_input(encoder, in_channels, input_spec),
+    )
+    return _with_weights(Classifier, spec, weights)
+
+
+def create_autoencoder(
+    encoder: str,
+    *,
+    in_channels: int = 3,
+    input_spec: InputSpec | None = None,
+    weights: Weights = None,
+    **decoder: Any,  # noqa: ANN401 - the U-Net decoder's own options, checked by name
+) -> Autoencoder:
+    """An autoencoder: image (B, C, H, W) -> its reconstruction in the same normalised units.
+
+    Args:
+        encoder: a name of `list_encoders()`.
+        in_channels: channels of the image.
+        input_spec: what the weights expect of an image; by default timm's statistics.
+        weights: of the encoder, as in `create_model`.
+        **decoder: options of the U-Net decoder; give the U-Net that follows the same.
+
+    Raises:
+        SpecError: an unknown name or option, or a combination that cannot work.
+
+    Example:
+        >>> autoencoder = create_autoencoder("resnet10t", in_channels=1)
+        >>> model = create_model("unet", "resnet10t", classes=["lung"], in_channels=1)
+        >>> report = transfer_weights(autoencoder, model, parts=("encoder", "decoder"))
+        >>> report.coverage["encoder"].fraction, round(report.coverage["decoder"].fraction, 2)
+        (1.0, 0.75)
+    """
+    check_options("unet", decoder)
+    if "skips" in decoder:
+        raise SpecError("an autoencoder never has skips; leave skips= out.")
+    names = {1: ("L",), 3: ("R", "G", "B")}.get(in_channels)
+    spec = ModelSpec(
+        architecture="autoencoder",
+        encoder=encoder,
+        classes=names or tuple(f"channel_{index}" for index in range(in_channels)),
+        mode="multilabel",
+        decoder=decoder,
+        input=_input(encoder, in_channels, input_spec),
+    )
+    return _with_weights(Autoencoder, spec, weights)
+
+
+def _input(encoder: str, in_channels: int, input_spec: InputSpec | None) -> InputSpec:
+    encoder_capabilities(encoder)  # an unknown name gets its own error first
+    if input_spec is None:
+        return encoder_input(encoder, in_channels)
+    if input_spec.channels != in_channels:
+        raise SpecError(
+            f"input_spec has {input_spec.channels} channels, but in_channels is {in_channels}."
+        )
+    return input_spec
+
+
+def _output_stride(architecture: str, encoder: str, asked: int | None) -> int:
+    able = encoder_capabilities(encoder).output_strides
+    preferred = DECODERS[architecture].output_strides
+    if asked is None:
+        return next(stride for stride in preferred if stride in able)
+    if asked not in preferred:
+        raise SpecError(f"{architecture!r} works on output strides {list(preferred)}, got {asked}.")
+    return asked
+
+
+def _with_weights(model_class: type[M], spec: ModelSpec, weights: Weights) -> M:
+    if weights is None:
+        return model_class(spec)
+    if isinstance(weights, str) and not Path(weights).exists() and os.sep not in weights:
+        return model_class(spec, pretrained=True if weights == "default" else weights)
+    model = model_class(spec)
+    channels: InputChannels = "sum" if spec.input.channels == 1 else "repeat"
+    report = transfer_weights(weights, model, parts=("encoder",), input_channels=channels)
+    report.raise_if_below(encoder=1.0)
+    return model

@@ -1,0 +1,38 @@
+"""Decoders by architecture name; adding one = a file, a line here, a line in the docs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from transferseg.errors import SpecError, unknown_name
+from transferseg.models.decoders.base import Decoder
+from transferseg.models.decoders.deeplabv3 import DeepLabV3Decoder
+from transferseg.models.decoders.unet import UNetDecoder
+
+#: architecture name -> decoder class, called as (channels, strides, **options)
+DECODERS: dict[str, type[Decoder]] = {
+    "unet": UNetDecoder,
+    "deeplabv3": DeepLabV3Decoder,
+}
+
+
+def check_options(architecture: str, options: Mapping[str, Any]) -> None:
+    """Refuse an option that the architecture's decoder does not have.
+
+    Raises:
+        SpecError: naming the option, what there is and what may be meant.
+
+    Example:
+        >>> check_options("unet", {"chanels": [8]})
+        Traceback (most recent call last):
+        transferseg.errors.SpecError: unknown option of 'unet' 'chanels': ...
+    """
+    if architecture not in DECODERS:
+        raise SpecError(unknown_name("architecture", architecture, DECODERS))
+    parameters = inspect.signature(DECODERS[architecture]).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise SpecError(unknown_name(f"option of {architecture!r}", name, known))

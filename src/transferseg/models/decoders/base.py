@@ -1,0 +1,47 @@
+"""What every decoder is (abstract)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from transferseg.transfer import Adapter
+
+
+class Decoder(nn.Module, ABC):
+    """From an encoder's feature maps to one map of features for the head (abstract).
+
+    A subclass's keyword-only parameters are the options that `create_model` takes for it.
+
+    Args:
+        encoder_channels: of the encoder's feature maps, shallow to deep.
+        encoder_strides: their strides.
+
+    Attributes:
+        output_strides: encoder output strides that it works on, the preferred first.
+        head_kernel: kernel size of the head's convolution.
+        out_channels: of the features that it gives.
+    """
+
+    output_strides: ClassVar[tuple[int, ...]]
+    head_kernel: ClassVar[int]
+    out_channels: int
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],  # noqa: ARG002
+        encoder_strides: Sequence[int],  # noqa: ARG002
+        **options: Any,  # noqa: ANN401, ARG002 - each decoder has its own
+    ) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Feature maps, shallow to deep, and the image's (H, W) -> (B, out_channels, h, w)."""
+
+    def transfer_adapters(self) -> Mapping[str, Adapter]:
+        """Own key -> adapter from another layout of this decoder; none unless overridden."""
+        return {}

@@ -1,0 +1,69 @@
+"""Encoder + decoder + head: an image in, logits of the same size out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from segmentation_models_pytorch.base.initialization import initialize_head
+from torch import Tensor, nn
+
+from transferseg.models.base import SpecModel
+from transferseg.models.decoders import DECODERS, check_options
+from transferseg.models.decoders.base import Decoder
+from transferseg.spec import ModelSpec
+
+
+class Segmenter(SpecModel):
+    """A segmentation network; build it with `create_model`.
+
+    Args:
+        spec: what to build.
+        pretrained: of the encoder, as timm takes it.
+
+    Attributes:
+        spec: what it is apart from its weights.
+        encoder: an `Encoder`.
+        decoder: one of `DECODERS`.
+        head: the convolution to the classes.
+
+    Raises:
+        SpecError: a combination that cannot work.
+    """
+
+    kind: ClassVar[str] = "segmentation models"
+
+    def __init__(
+        self, spec: ModelSpec | Mapping[str, Any], *, pretrained: bool | str = False
+    ) -> None:
+        super().__init__(spec, pretrained=pretrained)
+        check_options(self.spec.architecture, self.spec.decoder)
+        build = DECODERS[self.spec.architecture]
+        self.decoder = build(self.encoder.channels, self.encoder.strides, **self.spec.decoder)
+        self.head = conv_head(self.decoder, len(self.spec.classes))
+
+    @classmethod
+    def builds(cls, architecture: str) -> bool:
+        """Whether it is one of `DECODERS`."""
+        return architecture in DECODERS
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), normalised -> logits (B, classes, H, W); H and W from 32 up."""
+        size = (image.shape[-2], image.shape[-1])
+        logits: Tensor = self.head(self.decoder(self.encoder(image), size))
+        if logits.shape[-2:] != image.shape[-2:]:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits
+
+    def transfer_rows(self) -> tuple[str, ...]:
+        """The head's weight and bias."""
+        return ("head.weight", "head.bias")
+
+
+def conv_head(decoder: Decoder, channels: int) -> nn.Conv2d:
+    """The last convolution, from the decoder's features to classes or image channels."""
+    kernel = decoder.head_kernel
+    head = nn.Conv2d(decoder.out_channels, channels, kernel, padding=kernel // 2)
+    initialize_head(head)
+    return head

@@ -1,0 +1,325 @@
+"""rename -> match -> plan -> check -> apply: from two listings of shapes to a checked plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from transferseg.errors import TransferError, did_you_mean, some
+from transferseg.transfer.adapters import Adapter, Shape
+from transferseg.transfer.sources import PARTS, SourceFormat
+
+
+@dataclass(frozen=True)
+class Move:
+    """One tensor of the source that becomes one tensor of the target.
+
+    Attributes:
+        source: key in the source.
+        target: key in the target.
+        source_shape: its shape there.
+        target_shape: its shape here.
+        adapter: None when it is copied as it is.
+    """
+
+    source: str
+    target: str
+    source_shape: Shape
+    target_shape: Shape
+    adapter: Adapter | None = None
+
+    @property
+    def covered(self) -> int:
+        """How many values of the target come from the source."""
+        if self.adapter is None:
+            return prod(self.target_shape)
+        return self.adapter.covers(self.source_shape, self.target_shape)
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """Where every tensor of the source and of the target's parts goes; built from shapes alone.
+
+    Attributes:
+        parts: the scope in the target, as prefixes of its keys.
+        moves: tensors that are loaded, as they are or adapted.
+        left: target keys within the parts that stay as initialised -> the declaration.
+        unused: source keys that go nowhere -> the declaration.
+        target: shapes of the target's tensors within the parts.
+    """
+
+    parts: tuple[str, ...]
+    moves: tuple[Move, ...]
+    left: Mapping[str, str]
+    unused: Mapping[str, str]
+    target: Mapping[str, Shape]
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What the caller and the source's format declare; patterns are shell-style (`*`, `?`).
+
+    Attributes:
+        rename: regular expression on source keys, matched at their start -> replacement.
+        leave: patterns on target keys that stay as initialised.
+        unused: patterns on source keys that go nowhere.
+        adapt: pattern on target keys -> adapter, used for tensors whose shape differs.
+        offered: exact target key -> adapter that the target's own layout offers when its shape
+            differs.
+        forced: exact target key -> adapter used whether or not the shape differs.
+    """
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    leave: Sequence[str] = ()
+    unused: Sequence[str] = ()
+    adapt: Mapping[str, Adapter] = field(default_factory=dict)
+    offered: Mapping[str, Adapter] = field(default_factory=dict)
+    forced: Mapping[str, Adapter] = field(default_factory=dict)
+
+
+def rename_keys(keys: Sequence[str], rules: Mapping[str, str]) -> dict[str, str]:
+    r"""Apply regular expressions, each matched at the start of a key; the first that fits wins.
+
+    Returns:
+        source key -> renamed key.
+
+    Raises:
+        TransferError: a rule that matches no key, or two keys that become one.
+
+    Example:
+        >>> rename_keys(["backbone.conv1.weight"], {r"backbone\.": ""})
+        {'backbone.conv1.weight': 'conv1.weight'}
+    """
+    renamed = {key: key for key in keys}
+    idle = dict.fromkeys(rules, True)
+    for key in keys:
+        for rule, replacement in rules.items():
+            if found := re.match(rule, key):
+                renamed[key] = found.expand(replacement) + key[found.end() :]
+                idle[rule] = False
+                break
+    if unmatched := [rule for rule, is_idle in idle.items() if is_idle]:
+        raise TransferError(
+            f"rename rules {unmatched} match no key of the source (rules are regular expressions "
+            f"matched at the start of a key). Its keys begin: {some(keys)}."
+        )
+    _refuse_collisions(renamed)
+    return renamed
+
+
+def _refuse_collisions(renamed: Mapping[str, str]) -> None:
+    first: dict[str, str] = {}
+    for key, name in renamed.items():
+        if name in first:
+            raise TransferError(
+                f"two source keys become one: {first[name]!r} and {key!r} both become {name!r}."
+            )
+        first[name] = key
+
+
+def within(key: str, parts: Sequence[str]) -> bool:
+    """Whether a key lies in one of the parts (`"encoder"` holds `encoder.` and what follows)."""
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def make_plan(
+    source: Mapping[str, Shape],
+    target: Mapping[str, Shape],
+    *,
+    parts: Sequence[str],
+    source_format: SourceFormat,
+    declared: Declarations,
+) -> TransferPlan:
+    """Decide where every tensor goes, and refuse anything that nobody declared.
+
+    Args:
+        source: shapes of the source's tensors by key.
+        target: shapes of the target's tensors by key.
+        parts: the scope in the target, prefixes of its keys: "encoder", "decoder.blocks.0".
+        source_format: the source's naming scheme.
+        declared: renaming, left-overs and adapters.
+
+    Raises:
+        TransferError: listing every problem with its keys: parts that do not exist, rules and
+            declarations that match nothing, two keys that become one, shapes that differ without
+            an adapter, target tensors that nothing fills, source tensors that go nowhere.
+    """
+    for part in parts:
+        if not any(within(key, [part]) for key in target):
+            there = {key.split(".")[0] for key in target}
+            raise TransferError(
+                f"the target has no part {part!r}; it has {sorted(there)}."
+                f"{did_you_mean(part, there)}"
+            )
+    renamed = rename_keys(list(source), declared.rename)
+    names = {key: source_format.target_key(name) for key, name in renamed.items()}
+    _refuse_collisions(names)
+    scope = {key: shape for key, shape in target.items() if within(key, parts)}
+    problems: list[str] = []
+    moves, kept = _match(source, scope, names, declared, problems)
+    moved = {move.target for move in moves}
+    left = _declare_left([key for key in scope if key not in moved], declared, source_format)
+    used = {move.source for move in moves}
+    rest = {key: name for key, name in names.items() if key not in used}
+    unused = _declare_unused(rest, renamed, parts, declared, source_format)
+    problems += _left_over(scope, moved, left, kept, unused, rest, names)
+    problems += _idle(declared, scope, source)
+    if problems:
+        raise TransferError("nothing was changed:\n- " + "\n- ".join(problems))
+    return TransferPlan(tuple(parts), tuple(moves), left, unused, scope)
+
+
+def _match(
+    source: Mapping[str, Shape],
+    scope: Mapping[str, Shape],
+    names: Mapping[str, str],
+    declared: Declarations,
+    problems: list[str],
+) -> tuple[list[Move], set[str]]:
+    """The moves, and the target keys whose own problem has been told already."""
+    moves, told = [], set()
+    for key, name in names.items():
+        if name not in scope or any(fnmatchcase(name, p) for p in declared.leave):
+            continue
+        adapter = _adapter_for(name, source[key], scope[name], declared)
+        if adapter is None and source[key] != scope[name]:
+            problems.append(
+                f"{key!r} is {source[key]}, {name!r} is {scope[name]}: name an adapter "
+                f"(input_channels=, adapt={{{name!r}: ...}}), or leave={name!r}."
+            )
+            told.add(name)
+        elif adapter is not None and not adapter.fits(source[key], scope[name]):
+            problems.append(
+                f"adapter {adapter.name!r} cannot make {key!r}, {source[key]}, "
+                f"into {name!r}, {scope[name]}."
+            )
+            told.add(name)
+        else:
+            moves.append(Move(key, name, source[key], scope[name], adapter))
+    return moves, told
+
+
+def _adapter_for(name: str, source: Shape, target: Shape, declared: Declarations) -> Adapter | None:
+    if name in declared.forced:
+        return declared.forced[name]
+    if source == target:
+        return None
+    for pattern, adapter in declared.adapt.items():
+        if fnmatchcase(name, pattern):
+            return adapter
+    offered = declared.offered.get(name)
+    return offered if offered is not None and offered.fits(source, target) else None
+
+
+def _declare_left(
+    missing: Sequence[str], declared: Declarations, source_format: SourceFormat
+) -> dict[str, str]:
+    left: dict[str, str] = {}
+    for key in missing:
+        for pattern in declared.leave:
+            if fnmatchcase(key, pattern):
+                left.setdefault(key, f"leave={pattern!r}")
+        for pattern in source_format.leave:
+            if fnmatchcase(key, pattern):
+                left.setdefault(key, f"{source_format.name} files may lack {pattern}")
+    return left
+
+
+def _declare_unused(
+    rest: Mapping[str, str],
+    renamed: Mapping[str, str],
+    parts: Sequence[str],
+    declared: Declarations,
+    source_format: SourceFormat,
+) -> dict[str, str]:
+    unused: dict[str, str] = {}
+    for key, name in rest.items():
+        for pattern in declared.unused:
+            if fnmatchcase(key, pattern):
+                unused.setdefault(key, f"unused={pattern!r}")
+        for pattern in source_format.unused:
+            if fnmatchcase(renamed[key], pattern):
+                unused.setdefault(key, f"{source_format.name} table: {pattern}")
+        for pattern in declared.leave:
+            if fnmatchcase(name, pattern):
+                unused.setdefault(key, f"its target stays as initialised: leave={pattern!r}")
+        # Our own checkpoints name their parts, so a part that was not asked for is declared.
+        part = name.split(".")[0]
+        if part in PARTS and not any(within(asked, [part]) for asked in parts):
+            unused.setdefault(key, f"part {part!r} was not asked for")
+        elif part in PARTS and part not in parts and not within(name, parts):
+            unused.setdefault(key, f"outside the parts {list(parts)}")
+    return unused
+
+
+def _left_over(
+    scope: Mapping[str, Shape],
+    moved: set[str],
+    left: Mapping[str, str],
+    told: set[str],
+    unused: Mapping[str, str],
+    rest: Mapping[str, str],
+    names: Mapping[str, str],
+) -> list[str]:
+    problems = []
+    unfilled = [key for key in scope if key not in moved and key not in left and key not in told]
+    if unfilled:
+        problems.append(
+            f"{len(unfilled)} tensors of the target get nothing: {some(unfilled)}. Declare them "
+            f"with leave=, or rename the source's keys, which begin {some(names, limit=3)}."
+        )
+    idle = [key for key in rest if key not in unused and names[key] not in told]
+    if idle:
+        problems.append(
+            f"{len(idle)} tensors of the source go nowhere: {some(idle)}. Declare them with "
+            "unused=, or rename them to keys of the target."
+        )
+    return problems
+
+
+def _idle(
+    declared: Declarations,
+    scope: Mapping[str, Shape],
+    source: Mapping[str, Shape],
+) -> list[str]:
+    problems = []
+    for what, patterns, keys in (
+        ("leave", declared.leave, list(scope)),
+        ("unused", declared.unused, list(source)),
+        ("adapt", list(declared.adapt), list(scope)),
+    ):
+        for pattern in patterns:
+            if not any(fnmatchcase(key, pattern) for key in keys):
+                problems.append(f"{what}={pattern!r} matches nothing.{did_you_mean(pattern, keys)}")
+    return problems
+
+
+def apply_plan(plan: TransferPlan, tensors: Mapping[str, Tensor], target: nn.Module) -> None:
+    """Copy and adapt the tensors of a plan into the target, all of them or none.
+
+    Every new value is computed and checked before the first is written. Values take the dtype and
+    device of the target; the source's tensors are not changed.
+
+    Raises:
+        TransferError: NaN or infinite values in the source; nothing was changed.
+    """
+    state = target.state_dict()
+    with torch.no_grad():
+        new = {}
+        for move in plan.moves:
+            here = state[move.target]
+            value = tensors[move.source].detach().to(device=here.device, dtype=here.dtype)
+            if here.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise TransferError(
+                    f"nothing was changed: {move.source!r} holds NaN or infinite values in "
+                    f"{here.dtype}; the checkpoint is broken, or was saved in a wider type."
+                )
+            new[move.target] = value if move.adapter is None else move.adapter.apply(value, here)
+        for key, value in new.items():
+            state[key].copy_(value)

@@ -1,0 +1,88 @@
+import pytest
+import torch
+import torchvision
+
+from tests.models.randomise import randomise
+from transferseg.errors import SpecError
+from transferseg.models import Encoder, encoder_capabilities, list_encoders
+
+DILATED = ["resnet10t", "resnet18", "test_resnet", "resnet18d", "vgg11", "vgg11_bn", "regnetx_002"]
+
+
+def relative(a, b):
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", [*DILATED, "mobilenetv2_035"])
+def test_dilated_features_subsampled_equal_the_undilated_ones(name, output_stride):
+    plain = randomise(Encoder(name, in_channels=1))
+    dilated = Encoder(name, in_channels=1, output_stride=output_stride).eval()
+    dilated.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 1, 96, 128, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for stride, before, after in zip(
+            dilated.strides, plain(image), dilated(image), strict=True
+        ):
+            assert after.shape[-1] == 128 // stride
+            step = after.shape[-1] // before.shape[-1]
+            assert relative(after[..., ::step, ::step], before) < 1e-5
+
+
+def test_every_stride_8_map_is_computed_from_dilated_neighbours_and_not_repeated():
+    encoder = randomise(Encoder("vgg11", output_stride=8))
+    deepest = encoder(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))[-1]
+    assert not torch.allclose(deepest[..., ::2, ::2], deepest[..., 1::2, 1::2])
+
+
+@pytest.mark.parametrize("build", [torchvision.models.vgg11, torchvision.models.resnet18])
+def test_features_equal_torchvision_of_the_same_names(build):
+    theirs = randomise(build(weights=None))
+    ours = Encoder(build.__name__).eval()
+    state = {f"model.{k}": v for k, v in theirs.state_dict().items()}
+    ours.load_state_dict({k: state[k] for k in ours.state_dict()})
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    if build is torchvision.models.vgg11:
+        wanted = theirs.features(image)
+    else:
+        body = torch.nn.Sequential(*list(theirs.children())[:-2])
+        wanted = body(image)
+    assert relative(ours(image)[-1].detach(), wanted.detach()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vgg11", "test_efficientnet"])
+@pytest.mark.parametrize("in_channels", [1, 3, 5])
+def test_input_channels_and_described_features(name, in_channels):
+    encoder = Encoder(name, in_channels=in_channels).eval()
+    features = encoder(torch.randn(2, in_channels, 64, 96))
+    assert [f.shape[1] for f in features] == list(encoder.channels)
+    assert [96 // f.shape[-1] for f in features] == list(encoder.strides)
+    shapes = {key: value.shape for key, value in encoder.state_dict().items()}
+    assert [shapes[key][1] for key in encoder.stem_keys()] == [in_channels]
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vgg11", "mobilenetv2_035"])
+def test_no_parameter_is_dead(name):
+    encoder = Encoder(name)
+    sum(f.square().sum() for f in encoder(torch.randn(2, 3, 64, 64))).backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+def test_refusals_say_what_can_be_done():
+    assert encoder_capabilities("seresnet18").output_strides == (
+        32,
+    )  # its attention pools globally
+    with pytest.raises(SpecError, match=r"'seresnet18' .* output stride 8 .*differ.*\[32\]"):
+        Encoder("seresnet18", output_stride=8)
+    with pytest.raises(SpecError, match=r"strides \[16, 16"):
+        encoder_capabilities("test_vit")
+    with pytest.raises(SpecError, match=r"Did you mean .*'resnet50'"):
+        encoder_capabilities("resnet5o")
+    with pytest.raises(SpecError, match="not a stride of encoders"):
+        Encoder("resnet10t", output_stride=4)
+    with pytest.raises(SpecError, match="unknown dilation style 'mmseg'"):
+        Encoder("resnet10t", dilation="mmseg")
+
+
+def test_list_encoders_are_timms():
+    assert {"resnet50", "vgg16", "resnext50_32x4d"} <= set(list_encoders())

@@ -1,0 +1,224 @@
+"""Contract tests over every architecture; equality with the libraries whose layouts they are."""
+
+import json
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torchvision
+
+import transferseg as ts
+from tests.models.randomise import randomise
+from transferseg.errors import CheckpointError, SpecError
+from transferseg.models import DECODERS
+
+ENCODERS = ["resnet10t", "vgg11", "test_convnext"]
+SMALL = {"unet": {"channels": [16, 16, 8, 8, 8]}, "deeplabv3": {"channels": 16}}
+
+
+def small(architecture, encoder="resnet10t", **options):
+    options = {"classes": 2, "in_channels": 1, **SMALL[architecture], **options}
+    return ts.create_model(architecture, encoder, **options)
+
+
+def test_small_options_cover_every_architecture():
+    assert set(SMALL) == set(DECODERS) == set(ts.list_architectures())
+
+
+@pytest.mark.parametrize("architecture", sorted(DECODERS))
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 40)])
+def test_logits_have_the_size_of_the_image(architecture, encoder, size):
+    model = small(architecture, encoder, classes=3).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(2, 1, *size))
+    assert logits.shape == (2, 3, *size)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("architecture", sorted(DECODERS))
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_parameter_gets_a_gradient(architecture, encoder):
+    model = small(architecture, encoder)
+    model(torch.randn(2, 1, 64, 64)).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("architecture", sorted(DECODERS))
+@pytest.mark.parametrize("in_channels", [1, 3, 4])
+def test_saved_and_loaded_models_are_equal(architecture, in_channels, tmp_path):
+    model = randomise(small(architecture, in_channels=in_channels, classes=["a", "b"]))
+    model.save_pretrained(tmp_path / "model")
+    loaded = ts.Segmenter.from_pretrained(tmp_path / "model")
+    image = torch.randn(1, in_channels, 40, 56)
+    assert loaded.spec == model.spec
+    assert torch.equal(loaded(image), model(image))
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_unet_equals_smp_over_resnet():
+    theirs = randomise(smp.Unet("resnet18", encoder_weights=None, classes=2))
+    ours = ts.create_model("unet", "resnet18", classes=2).eval()
+    state = {
+        key.replace("segmentation_head.0.", "head.").replace("encoder.", "encoder.model."): value
+        for key, value in theirs.state_dict().items()
+    }
+    ours.load_state_dict(state)
+    image = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-5)
+
+
+def test_unet_equals_smp_over_vgg_in_smps_layout():
+    theirs = randomise(smp.Unet("vgg11", encoder_weights=None, classes=2))
+    ours = ts.create_model("unet", "vgg11", classes=2, full_resolution_skip=False, center=True)
+    state = {
+        key.replace("segmentation_head.0.", "head.").replace("encoder.", "encoder.model."): value
+        for key, value in theirs.state_dict().items()
+    }
+    ours.load_state_dict(state)
+    image = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(ours.eval()(image), theirs(image), rtol=1e-5, atol=1e-5)
+
+
+def test_unet_over_vgg_uses_the_full_resolution_skip():
+    assert small("unet", "vgg11").decoder.skip_strides == [16, 8, 4, 2, 1]
+    assert small("unet").decoder.skip_strides == [16, 8, 4, 2]
+
+
+def test_deeplabv3_decoder_equals_smps():
+    theirs = smp.decoders.deeplabv3.decoder.DeepLabV3Decoder(
+        in_channels=512,
+        out_channels=32,
+        atrous_rates=(12, 24, 36),
+        aspp_separable=False,
+        aspp_dropout=0.5,
+    )
+    ours = ts.create_model("deeplabv3", "resnet18", classes=2, channels=32).decoder.eval()
+    ours.load_state_dict(randomise(theirs).state_dict())
+    feature = torch.randn(2, 512, 12, 10)
+    assert torch.equal(ours([feature], (96, 80)), theirs([feature]))
+
+
+def test_deeplabv3_equals_torchvisions_and_its_weights_move_by_rename():
+    theirs = randomise(
+        torchvision.models.segmentation.deeplabv3_resnet50(
+            weights=None, weights_backbone=None, num_classes=2
+        )
+    )
+    ours = ts.create_model("deeplabv3", "resnet50", classes=2).eval()
+    report = ts.transfer_weights(
+        theirs,
+        ours,
+        parts=("encoder", "decoder", "head"),
+        rename={
+            r"backbone\.": "encoder.model.",
+            r"classifier\.0\.": "decoder.aspp.",
+            r"classifier\.1\.": "decoder.conv.",
+            r"classifier\.2\.": "decoder.bn.",
+            r"classifier\.4\.": "head.",
+        },
+    )
+    report.raise_if_below(encoder=1.0, decoder=1.0, head=1.0)
+    image = torch.randn(1, 3, 65, 97)
+    torch.testing.assert_close(ours(image), theirs(image)["out"], rtol=1e-4, atol=1e-4)
+
+
+def test_atrous_rates_follow_the_stride():
+    for stride, rate in ((8, 12), (16, 6), (32, 3)):
+        model = small("deeplabv3", output_stride=stride)
+        dilations = [
+            m.dilation[0] for m in model.decoder.modules() if isinstance(m, torch.nn.Conv2d)
+        ]
+        assert [d for d in dilations if d > 1] == [rate, 2 * rate, 3 * rate]
+
+
+def test_autoencoder_gives_the_image_back_in_shape():
+    for size in ((64, 64), (45, 70)):
+        model = ts.create_autoencoder("vgg11", in_channels=4, channels=[16, 16, 8, 8, 8]).eval()
+        assert model(torch.randn(1, 4, *size)).shape == (1, 4, *size)
+
+
+def test_classifier_pools_over_the_whole_image():
+    model = randomise(ts.create_classifier("resnet10t", classes=["a", "b"], in_channels=1))
+    image = torch.randn(2, 1, 64, 80)
+    wanted = model.head(model.encoder(image)[-1].mean((2, 3)))
+    assert torch.equal(model(image), wanted)
+
+
+def test_weights_from_a_path_fill_the_whole_encoder(tmp_path):
+    source = randomise(ts.create_classifier("resnet10t", classes=3))
+    path = tmp_path / "timm.pth"
+    torch.save(source.encoder.model.state_dict(), path)
+    colour = ts.create_model("unet", "resnet10t", classes=2, weights=path)
+    grey = ts.create_model("unet", "resnet10t", classes=2, in_channels=1, weights=path)
+    for key, value in source.encoder.state_dict().items():
+        assert torch.equal(colour.encoder.state_dict()[key], value)
+    stem = source.transfer_stem()[0]
+    wanted = source.get_parameter(stem).sum(1, keepdim=True)
+    torch.testing.assert_close(grey.get_parameter(stem), wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("unte", "resnet10t"), "unknown architecture 'unte'.*Did you mean 'unet'"),
+        (("unet", "resnet10x"), "unknown encoder 'resnet10x'"),
+    ],
+)
+def test_unknown_names(arguments, message):
+    with pytest.raises(SpecError, match=message):
+        ts.create_model(*arguments, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chanels": [1]}, "Did you mean 'channels'"),
+        ({"channels": [8, 8]}, "5 numbers"),
+        ({"output_stride": 8}, r"output strides \[32\], got 8"),
+        ({"classes": 0}, "number from 1"),
+        ({"classes": ["a", "a"]}, "distinct"),
+        ({"classes": 3, "mode": "binary"}, "does not fit 3"),
+        ({"threshold": 1.5}, "between 0 and 1"),
+        ({"input_spec": ts.InputSpec(channels=3)}, "3 channels, but in_channels is 1"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(SpecError, match=message):
+        ts.create_model("unet", "resnet10t", **{"classes": 2, "in_channels": 1, **options})
+
+
+def test_checkpoint_folders_that_do_not_fit(tmp_path):
+    model = ts.create_autoencoder("resnet10t", in_channels=1, channels=[8, 8, 8, 8, 8])
+    model.save_pretrained(tmp_path / "ae")
+    with pytest.raises(CheckpointError, match=r"ae: Segmenter builds .* spec says 'autoencoder'"):
+        ts.Segmenter.from_pretrained(tmp_path / "ae")
+    with pytest.raises(CheckpointError, match=r"nowhere.* does not exist"):
+        ts.Segmenter.from_pretrained(tmp_path / "nowhere")
+    config = json.loads((tmp_path / "ae" / "config.json").read_text())
+    config["spec"]["encoder"] = "resnet18"
+    (tmp_path / "ae" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="weights do not fit the spec"):
+        ts.Autoencoder.from_pretrained(tmp_path / "ae")
+    config["spec"]["encodr"] = 1
+    (tmp_path / "ae" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="Did you mean 'encoder'"):
+        ts.Autoencoder.from_pretrained(tmp_path / "ae")
+
+
+def test_a_failed_write_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+    first = randomise(small("unet"))
+    first.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def disk_full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transferseg.transfer.files.save_file", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        randomise(small("unet"), seed=2).save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+import transferseg as ts
+from transferseg.errors import SpecError
+
+
+def test_json_round_trip_keeps_every_field():
+    spec = ts.ModelSpec(
+        "unet", "resnet18", ("a", "b"), mode="multilabel", threshold=0.3, output_stride=32,
+        decoder={"channels": (8, 4)},
+        input=ts.InputSpec(channels=1, value_range=(0, 255), mean=(120.0,), std=(60.0,)),
+    )  # fmt: skip
+    again = ts.ModelSpec.from_json(spec.to_json())
+    assert again == spec
+    assert hash(again) == hash(spec)
+    assert json.loads(spec.to_json())["input"]["channel_order"] == "L"
+
+
+def test_decoder_options_cannot_be_changed_from_outside():
+    options = {"channels": [8, 4]}
+    spec = ts.ModelSpec("unet", "resnet18", ("a",), mode="binary", decoder=options)
+    options["channels"].append(1)
+    assert spec.decoder == {"channels": [8, 4]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"channels": 0}, "from 1"),
+        ({"channels": 3, "mean": (0.5,)}, "1 values for 3"),
+        ({"channels": 1, "std": (0.0,)}, "above 0"),
+        ({"channels": 1, "channel_order": "RGB"}, "has 3 channels, got 1"),
+        ({"channels": 3, "channel_order": "RBG"}, "unknown channel order"),
+        ({"value_range": (1, 0)}, "must go up"),
+    ],
+)
+def test_input_specs_that_do_not_fit(fields, message):
+    with pytest.raises(SpecError, match=message):
+        ts.InputSpec(**fields)
+
+
+def test_unknown_and_missing_fields_are_named():
+    with pytest.raises(SpecError, match="Did you mean 'classes'"):
+        ts.ModelSpec.from_dict({"clases": []})
+    with pytest.raises(SpecError, match="encoder"):
+        ts.ModelSpec.from_dict({"architecture": "unet", "classes": ["a"]})
+    with pytest.raises(SpecError, match="chanels"):
+        ts.ModelSpec.from_dict({"architecture": "unet", "input": {"chanels": 1}})
