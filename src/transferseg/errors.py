@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TransfersegError(Exception):
@@ -71,3 +72,14 @@ def some(names: Iterable[str], *, limit: int = 6) -> str:
     names = list(names)
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+
+
+def describe(array: Any) -> str:  # noqa: ANN401 - a tensor or an array; this floor imports neither
+    """Shape and dtype of a tensor or an array, for an error message.
+
+    Example:
+        >>> import numpy as np
+        >>> describe(np.zeros((2, 3), np.float32))
+        '(2, 3) float32'
+    """
+    return f"{tuple(array.shape)} {str(array.dtype).removeprefix('torch.')}"

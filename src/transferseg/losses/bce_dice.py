@@ -1,0 +1,244 @@
+"""The compound loss: cross-entropy plus soft Dice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import get_args
+
+from torch import Tensor, nn
+
+from transferseg.errors import SpecError
+from transferseg.losses.distribution import binary_cross_entropy_of, cross_entropy_of
+from transferseg.losses.inputs import check_choice, full_precision, prepare, weight_buffer
+from transferseg.losses.region import EmptyLoss, check_dice_options, dice_of, mean_where
+from transferseg.types import TargetMode
+
+
+def _check_options(
+    mode: TargetMode,
+    bce_weight: float,
+    dice_weight: float,
+    empty: str,
+    eps: float,
+    class_weight: Tensor | Sequence[float] | None,
+    pos_weight: Tensor | Sequence[float] | None,
+) -> None:
+    """Raise `SpecError` on options that do not exist or do not fit the mode."""
+    check_choice("mode", mode, get_args(TargetMode))
+    check_dice_options(empty, eps)
+    for name, value in (("bce_weight", bce_weight), ("dice_weight", dice_weight)):
+        if not 0 <= value < math.inf:
+            raise SpecError(f"{name} must be finite and 0 or more, got {value!r}.")
+    if mode == "multiclass" and pos_weight is not None:
+        raise SpecError(
+            "pos_weight is for modes 'binary' and 'multilabel'; with mode 'multiclass' give "
+            "class_weight, one value a class."
+        )
+    if mode != "multiclass" and class_weight is not None:
+        raise SpecError(
+            f"class_weight is for mode 'multiclass'; with mode {mode!r} give pos_weight, the "
+            "weight of the positives of each class."
+        )
+
+
+def bce_dice_terms(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    mode: TargetMode,
+    bce_weight: float = 1.0,
+    dice_weight: float = 1.0,
+    squared: bool = True,
+    per_image: bool = True,
+    ignore_index: int | None = None,
+    class_weight: Tensor | Sequence[float] | None = None,
+    pos_weight: Tensor | Sequence[float] | None = None,
+    empty: EmptyLoss = "penalise",
+    eps: float = 1e-6,
+) -> dict[str, Tensor]:
+    """`bce_dice_loss` with its parts.
+
+    Args:
+        logits: as in `bce_dice_loss`, like every other argument.
+        target: as in `bce_dice_loss`.
+        mode: as in `bce_dice_loss`.
+        bce_weight: as in `bce_dice_loss`.
+        dice_weight: as in `bce_dice_loss`.
+        squared: as in `bce_dice_loss`.
+        per_image: as in `bce_dice_loss`.
+        ignore_index: as in `bce_dice_loss`.
+        class_weight: as in `bce_dice_loss`.
+        pos_weight: as in `bce_dice_loss`.
+        empty: as in `bce_dice_loss`.
+        eps: as in `bce_dice_loss`.
+
+    Returns:
+        Scalars: "loss" (with its graph), "bce" and "dice" (both detached and unweighted).
+
+    Raises:
+        SpecError: a shape, dtype or option that does not fit.
+
+    Example:
+        >>> import torch
+        >>> terms = bce_dice_terms(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), mode="binary")
+        >>> {name: round(value.item(), 4) for name, value in terms.items()}
+        {'loss': 0.8931, 'bce': 0.6931, 'dice': 0.2}
+    """
+    _check_options(mode, bce_weight, dice_weight, empty, eps, class_weight, pos_weight)
+    with full_precision(logits):
+        pixels = prepare(logits, target, mode=mode, ignore_index=ignore_index)
+        if mode == "multiclass":
+            bce = cross_entropy_of(pixels, class_weight)
+        else:
+            bce = binary_cross_entropy_of(pixels.logits, pixels.target, pixels.counted, pos_weight)
+        dice = mean_where(
+            *dice_of(pixels, squared=squared, per_image=per_image, empty=empty, eps=eps)
+        )
+        loss = bce_weight * bce + dice_weight * dice
+    return {"loss": loss, "bce": bce.detach(), "dice": dice.detach()}
+
+
+def bce_dice_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    mode: TargetMode,
+    bce_weight: float = 1.0,
+    dice_weight: float = 1.0,
+    squared: bool = True,
+    per_image: bool = True,
+    ignore_index: int | None = None,
+    class_weight: Tensor | Sequence[float] | None = None,
+    pos_weight: Tensor | Sequence[float] | None = None,
+    empty: EmptyLoss = "penalise",
+    eps: float = 1e-6,
+) -> Tensor:
+    """Cross-entropy plus soft Dice: `bce_weight * BCE + dice_weight * Dice`.
+
+    BCE is the mean over the pixels that count (`binary_cross_entropy`; `cross_entropy` for
+    multiclass), Dice the mean over the images and classes that count (`mean_dice_loss`).
+    The paper's third term, lambda times the squared L2 norm of the weights, is the optimizer's
+    weight decay: torch's Adam adds `weight_decay` times the weight to the gradient, so
+    `weight_decay = 2 * lambda`. It is no part of this function.
+
+    Args:
+        logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32 with
+            autocast off.
+        target: multiclass: class indices (B, H, W), integers in 0..K-1 or `ignore_index`; binary
+            and multilabel: (B, K, H, W), 0 to 1 in any real dtype. Values are not checked here.
+        mode: "binary" (K = 1), "multiclass" (softmax) or "multilabel" (independent sigmoids).
+        bce_weight: factor of the cross-entropy, 0 or more.
+        dice_weight: factor of the Dice loss, 0 or more.
+        squared: squared denominators in Dice, as in the source.
+        per_image: Dice of each image; False is Dice of the whole batch.
+        ignore_index: pixels with this target value count in no sum and get no gradient.
+        class_weight: K values, the weight of each class in the cross-entropy; multiclass only.
+        pos_weight: K values, the weight of the positives in the binary cross-entropy; binary and
+            multilabel only.
+        empty: what Dice does where a class has no pixel in the ground truth, "penalise" or "skip":
+            see `dice_loss`.
+        eps: added to Dice's denominator, above 0.
+
+    Returns:
+        A scalar in float32, or float64 for float64 logits; finite for finite logits.
+
+    Raises:
+        SpecError: a shape, dtype or option that does not fit, naming what was given and expected.
+
+    Source: Khadka 2020, section 3.4 and eq. 1.
+
+    Example:
+        >>> import torch
+        >>> logits, mask = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+        >>> bce_dice_loss(logits, mask, mode="binary")  # log 2 + 1 - 2 * 2 / (4 + 1)
+        tensor(0.8931)
+    """
+    return bce_dice_terms(
+        logits, target, mode=mode, bce_weight=bce_weight, dice_weight=dice_weight,
+        squared=squared, per_image=per_image, ignore_index=ignore_index,
+        class_weight=class_weight, pos_weight=pos_weight, empty=empty, eps=eps,
+    )["loss"]  # fmt: skip
+
+
+class BCEDiceLoss(nn.Module):
+    """`bce_dice_loss` with its options kept.
+
+    Args:
+        mode: as in `bce_dice_loss`, like every other argument; checked here, once.
+        bce_weight: as in `bce_dice_loss`.
+        dice_weight: as in `bce_dice_loss`.
+        squared: as in `bce_dice_loss`.
+        per_image: as in `bce_dice_loss`.
+        ignore_index: as in `bce_dice_loss`.
+        class_weight: as in `bce_dice_loss`; kept as a buffer, which moves with the module and is
+            no part of its state dict.
+        pos_weight: as in `bce_dice_loss`; a buffer likewise.
+        empty: as in `bce_dice_loss`.
+        eps: as in `bce_dice_loss`.
+
+    Raises:
+        SpecError: an option that does not exist or does not fit the mode.
+
+    Source: Khadka 2020, section 3.4 and eq. 1.
+
+    Example:
+        >>> import torch
+        >>> loss = BCEDiceLoss("multiclass", ignore_index=255, class_weight=[1.0, 5.0])
+        >>> loss(torch.zeros(2, 2, 8, 8), torch.ones(2, 8, 8).long())
+        tensor(0.8931)
+        >>> sorted(loss.terms(torch.zeros(2, 2, 8, 8), torch.ones(2, 8, 8).long()))
+        ['bce', 'dice', 'loss']
+    """
+
+    class_weight: Tensor | None
+    pos_weight: Tensor | None
+
+    def __init__(
+        self,
+        mode: TargetMode,
+        *,
+        bce_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        squared: bool = True,
+        per_image: bool = True,
+        ignore_index: int | None = None,
+        class_weight: Tensor | Sequence[float] | None = None,
+        pos_weight: Tensor | Sequence[float] | None = None,
+        empty: EmptyLoss = "penalise",
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        _check_options(mode, bce_weight, dice_weight, empty, eps, class_weight, pos_weight)
+        self.mode = mode
+        self.bce_weight = bce_weight
+        self.dice_weight = dice_weight
+        self.squared = squared
+        self.per_image = per_image
+        self.ignore_index = ignore_index
+        self.empty = empty
+        self.eps = eps
+        self.register_buffer("class_weight", weight_buffer(class_weight), persistent=False)
+        self.register_buffer("pos_weight", weight_buffer(pos_weight), persistent=False)
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The scalars "loss" (with its graph), "bce" and "dice": see `bce_dice_terms`."""
+        return bce_dice_terms(
+            logits, target, mode=self.mode, bce_weight=self.bce_weight,
+            dice_weight=self.dice_weight, squared=self.squared, per_image=self.per_image,
+            ignore_index=self.ignore_index, class_weight=self.class_weight,
+            pos_weight=self.pos_weight, empty=self.empty, eps=self.eps,
+        )  # fmt: skip
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The scalar loss: see `bce_dice_loss`."""
+        return self.terms(logits, target)["loss"]
+
+    def extra_repr(self) -> str:
+        """The options, for `repr`."""
+        names = ("bce_weight", "dice_weight", "squared", "per_image", "ignore_index")
+        text = [repr(self.mode), *(f"{name}={getattr(self, name)!r}" for name in names)]
+        for name in ("class_weight", "pos_weight"):
+            weight = getattr(self, name)
+            text.append(f"{name}={None if weight is None else weight.tolist()}")
+        return ", ".join([*text, f"empty={self.empty!r}", f"eps={self.eps!r}"])

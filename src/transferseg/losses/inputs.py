@@ -1,0 +1,176 @@
+"""What a loss is given: checked by shape and dtype, and brought to the precision of the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from transferseg.errors import SpecError, describe, unknown_name
+from transferseg.types import TargetMode
+
+
+@contextmanager
+def full_precision(tensor: Tensor) -> Iterator[None]:
+    """Switch autocast off on the tensor's device, so that no sum falls back to half precision."""
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):
+        yield
+        return
+    with torch.amp.autocast(device, enabled=False):
+        yield
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or unchanged in float64.
+
+    Example:
+        >>> at_least_float32(torch.zeros(2, dtype=torch.float16)).dtype
+        torch.float32
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def check_choice(kind: str, name: str, options: Sequence[str]) -> None:
+    """Raise `SpecError` when an option has an unknown value."""
+    if name not in options:
+        raise SpecError(unknown_name(kind, str(name), options))
+
+
+def check_pair(name: str, given: Tensor, target: Tensor, *, ndim: int | None = None) -> None:
+    """Raise `SpecError` unless both have one shape (of `ndim` axes) and the first is floating.
+
+    Example:
+        >>> check_pair("output", torch.zeros(2, 3), torch.zeros(2, 4))
+        Traceback (most recent call last):
+        transferseg.errors.SpecError: output and target must have one shape, got (2, 3) float32 and
+        (2, 4) float32.
+    """
+    pair = f"got {describe(given)} and {describe(target)}."
+    if given.shape != target.shape:
+        raise SpecError(f"{name} and target must have one shape, {pair}")
+    if ndim is not None and given.ndim != ndim:
+        raise SpecError(f"{name} and target must have {ndim} axes, {pair}")
+    if not given.is_floating_point():
+        raise SpecError(f"{name} must be of a floating dtype, {pair}")
+    if target.is_complex():
+        raise SpecError(f"target must be real, {pair}")
+
+
+def check_class_indices(logits: Tensor, target: Tensor) -> None:
+    """Raise `SpecError` unless the pair is (B, K, H, W) floats and (B, H, W) class indices."""
+    pair = f"got logits {describe(logits)} and target {describe(target)}."
+    if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
+        raise SpecError(
+            "mode 'multiclass' takes logits (B, classes, H, W) and class indices (B, H, W), "
+            f"{pair} A one-hot target becomes indices with target.argmax(dim=1)."
+        )
+    if logits.shape[1] < 2:
+        raise SpecError(
+            f"mode 'multiclass' needs two or more classes, {pair} Use mode 'binary' for one."
+        )
+    if not logits.is_floating_point():
+        raise SpecError(f"logits must be of a floating dtype, {pair}")
+    if target.is_floating_point() or target.is_complex() or target.dtype is torch.bool:
+        raise SpecError(f"class indices must be of an integer dtype, {pair} Use target.long().")
+
+
+def check_segmentation(logits: Tensor, target: Tensor, mode: TargetMode) -> None:
+    """Raise `SpecError` unless shapes and dtypes fit the mode; no value is read."""
+    check_choice("mode", mode, get_args(TargetMode))
+    if mode == "multiclass":
+        return check_class_indices(logits, target)
+    check_pair("logits", logits, target, ndim=4)
+    if mode == "binary" and logits.shape[1] != 1:
+        raise SpecError(
+            f"mode 'binary' takes one logit a pixel, (B, 1, H, W), got {describe(logits)} and "
+            f"target {describe(target)}. Use 'multiclass' or 'multilabel' for more classes."
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Logits and target of one batch, with the ignored pixels made neutral.
+
+    Attributes:
+        logits: (B, K, H, W) float32 or float64; 0 with zero gradient where ignored.
+        target: (B, H, W) int64 class indices (multiclass), else (B, K, H, W) in the logits' dtype;
+            0 where ignored.
+        counted: bool, (B, 1, H, W) for multiclass, else (B, K, H, W); False where ignored.
+        mode: how the classes relate.
+    """
+
+    logits: Tensor
+    target: Tensor
+    counted: Tensor
+    mode: TargetMode
+
+
+def prepare(
+    logits: Tensor, target: Tensor, *, mode: TargetMode, ignore_index: int | None
+) -> Pixels:
+    """Check a batch and neutralise its ignored pixels.
+
+    Args:
+        logits: raw scores, (B, K, H, W), any float dtype.
+        target: class indices (B, H, W) for multiclass; 0 to 1 in any real dtype, (B, K, H, W) else.
+        mode: "binary" (K = 1), "multiclass" or "multilabel".
+        ignore_index: target value that counts nowhere, or None.
+
+    Returns:
+        The pixels; their logits carry the gradient to the counted entries only.
+
+    Raises:
+        SpecError: a shape or dtype that does not fit, naming both.
+
+    Example:
+        >>> pixels = prepare(torch.ones(1, 1, 1, 2), torch.tensor([[[[1, 255]]]]),
+        ...                  mode="binary", ignore_index=255)
+        >>> pixels.logits.tolist(), pixels.counted.tolist()
+        ([[[[1.0, 0.0]]]], [[[[True, False]]]])
+    """
+    check_segmentation(logits, target, mode)
+    logits = at_least_float32(logits)
+    # Cast before comparing: in uint8, -100 is not a value.
+    target = target.long() if mode == "multiclass" else target.to(logits.dtype)
+    if ignore_index is None:
+        counted = torch.ones((), dtype=torch.bool, device=logits.device).expand_as(target)
+        per_class = counted.unsqueeze(1) if mode == "multiclass" else counted
+        return Pixels(logits, target, per_class, mode)
+    counted = target != ignore_index
+    target = torch.where(counted, target, 0)
+    per_class = counted.unsqueeze(1) if mode == "multiclass" else counted
+    # where, not a product: an infinite logit under an ignored pixel must not become NaN.
+    return Pixels(torch.where(per_class, logits, 0.0), target, per_class, mode)
+
+
+def per_class_weight(name: str, weight: Tensor | Sequence[float], logits: Tensor) -> Tensor:
+    """A weight for each class as a (K,) tensor in the logits' dtype and on their device.
+
+    Raises:
+        SpecError: not one value a class.
+    """
+    values = torch.as_tensor(weight, dtype=logits.dtype, device=logits.device)
+    if values.shape != logits.shape[1:2]:
+        raise SpecError(
+            f"{name} needs one value a class, shape {tuple(logits.shape[1:2])}, "
+            f"got {tuple(values.shape)}."
+        )
+    return values
+
+
+def weight_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
+    """The module's own copy of a weight for each class, float32 unless given as a tensor.
+
+    Example:
+        >>> weight_buffer([1, 5])
+        tensor([1., 5.])
+    """
+    if weight is None or isinstance(weight, Tensor):
+        return None if weight is None else weight.detach().clone()
+    return torch.tensor(weight, dtype=torch.float32)

@@ -1,0 +1,221 @@
+"""Streaming scores of a multi-label classifier, some of whose labels are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+from transferseg.errors import DataError, SpecError, describe
+from transferseg.metrics.counts import check_threshold
+from transferseg.metrics.rows import ImageRows
+from transferseg.metrics.tables import json_number, json_numbers, markdown_table, mean, text_table
+from transferseg.spec import class_names
+
+_HEADER = ("label", "AUROC", "accuracy", "positives", "known")
+
+
+@dataclass(frozen=True)
+class MultilabelScores:
+    """Scores by label; a missing label counts nowhere.
+
+    Attributes:
+        classes: the labels' names, in order.
+        threshold: probability above which a label is predicted.
+        auroc: area under the ROC curve by label, 0..1, NaN without a positive or a negative.
+        accuracy: part of the known labels that are predicted right, by label; NaN without one.
+        exact_match: part of the images whose known labels are all right; images without a known
+            label do not count.
+        images: how many images were counted.
+        unlabelled_images: how many of them have no known label.
+        positives: by label, how many images have it.
+        known: by label, in how many images it is known.
+
+    Example:
+        >>> counts = MultilabelCounts(["edema"])
+        >>> counts.update(torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [0.0]]))
+        >>> print(counts.scores())
+        2 images, 0 without a known label; predicted above probability 0.5
+        label   AUROC  accuracy  positives  known
+        edema  1.0000    1.0000          1      2
+        mean   1.0000    1.0000
+        exact match: 1.0000
+    """
+
+    classes: tuple[str, ...]
+    threshold: float
+    auroc: Mapping[str, float]
+    accuracy: Mapping[str, float]
+    exact_match: float
+    images: int
+    unlabelled_images: int
+    positives: Mapping[str, int]
+    known: Mapping[str, int]
+
+    @property
+    def mean_auroc(self) -> float:
+        """Mean over the labels where it is defined."""
+        return mean(self.auroc.values())
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean over the labels where it is defined."""
+        return mean(self.accuracy.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, the means included; None where a score is undefined."""
+        means = ("mean_auroc", "mean_accuracy", "exact_match")
+        return {
+            "classes": list(self.classes),
+            "threshold": self.threshold,
+            "images": self.images,
+            "unlabelled_images": self.unlabelled_images,
+            **{name: json_number(getattr(self, name)) for name in means},
+            **{name: json_numbers(getattr(self, name)) for name in ("auroc", "accuracy")},
+            **{name: dict(getattr(self, name)) for name in ("positives", "known")},
+        }
+
+    def _lines(self) -> list[list[float | int | str]]:
+        columns = (self.auroc, self.accuracy, self.positives, self.known)
+        lines: list[list[float | int | str]] = [
+            [name, *(column[name] for column in columns)] for name in self.classes
+        ]
+        return [*lines, ["mean", self.mean_auroc, self.mean_accuracy, "", ""]]
+
+    def _what(self) -> str:
+        images = f"{self.images} image{'' if self.images == 1 else 's'}"
+        return (
+            f"{images}, {self.unlabelled_images} without a known label; "
+            f"predicted above probability {self.threshold:g}"
+        )
+
+    def to_markdown(self) -> str:
+        """A table by label under a line that says what was counted."""
+        table = markdown_table(_HEADER, self._lines())
+        return f"{self._what()}.\n\n{table}\n\nexact match: {self.exact_match:.4f}\n"
+
+    def __str__(self) -> str:
+        table = text_table(_HEADER, self._lines())
+        lines = [line.rstrip() for line in table.splitlines()]
+        return "\n".join([self._what(), *lines, f"exact match: {self.exact_match:.4f}"])
+
+
+def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve from ranks: the part of the pairs that are ordered right.
+
+    (R - P (P + 1) / 2) / (P N), R being the sum of the positives' ranks, P and N the numbers of
+    positives and negatives; ties count half.
+
+    Args:
+        score: (n,), larger means more likely positive.
+        positive: (n,), the truth.
+
+    Returns:
+        0..1; NaN without a positive or without a negative, and when a score is NaN.
+
+    Source: Hanley and McNeil 1982 (the Wilcoxon-Mann-Whitney statistic).
+
+    Example:
+        >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+        0.75
+    """
+    positives = int(positive.sum())
+    pairs = positives * (len(positive) - positives)
+    if not pairs or np.isnan(score).any():
+        return float("nan")
+    ranks = float(rankdata(score)[positive].sum())
+    return (ranks - positives * (positives + 1) / 2) / pairs
+
+
+class MultilabelCounts(ImageRows):
+    """Logits and labels of each image, kept for scores that need every one (AUROC).
+
+    Rows are float32 on the device of the data, (images, labels, 2): logit and label; logits in
+    float64 are rounded to float32.
+
+    Args:
+        classes: the labels' names in the order of the logits, or their number.
+        threshold: the probability above which a label is predicted, compared as
+            logit > log(threshold / (1 - threshold)).
+
+    Raises:
+        SpecError: no names or a name twice, a threshold outside 0..1.
+
+    Example:
+        >>> counts = MultilabelCounts(["edema", "nodule"])
+        >>> counts.update(torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, torch.nan]]))
+        >>> counts.scores().accuracy
+        {'edema': 1.0, 'nodule': nan}
+    """
+
+    row_dtype = torch.float32
+
+    def __init__(self, classes: int | Sequence[str], *, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.classes = class_names(classes)
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise SpecError(f"label names must be given and be distinct, got {self.classes}.")
+        self.threshold = threshold
+        self._logit = check_threshold(threshold)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """(labels, 2)."""
+        return (len(self.classes), 2)
+
+    def configuration(self) -> dict[str, object]:
+        """Classes and threshold."""
+        return {"classes": self.classes, "threshold": self.threshold}
+
+    def count(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The rows of one batch, without adding them: float32 (B, labels, 2).
+
+        Args:
+            logits: raw scores, (B, K), any float dtype.
+            label: (B, K), any real dtype, positive above 0.5, NaN where missing.
+
+        Raises:
+            SpecError: a shape or dtype that does not fit, naming both.
+        """
+        pair = f"got logits {describe(logits)} and label {describe(label)}."
+        shape = (logits.shape[0], len(self.classes)) if logits.ndim else ()
+        if logits.ndim != 2 or logits.shape != shape or label.shape != shape:
+            raise SpecError(f"logits and label must be (B, {len(self.classes)}), {pair}")
+        if not logits.is_floating_point() or label.is_complex():
+            raise SpecError(f"logits must be of a floating and labels of a real dtype, {pair}")
+        return torch.stack([logits.detach().float(), label.detach().float()], dim=-1)
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Count one batch: see `count`."""
+        self.append(self.count(logits, label))
+
+    def scores(self) -> MultilabelScores:
+        """AUROC, accuracy and exact match of everything counted so far.
+
+        Raises:
+            DataError: nothing counted.
+        """
+        logits, labels = np.moveaxis(self.rows.cpu().double().numpy(), -1, 0)
+        if not len(logits):
+            raise DataError("no image has been counted, so there are no scores; an empty split?")
+        known, positive = ~np.isnan(labels), labels > 0.5
+        right = (logits > self._logit) == positive
+        some = known.any(1)
+        by_label = list(zip(self.classes, logits.T, positive.T, right.T, known.T, strict=True))
+        return MultilabelScores(
+            classes=self.classes,
+            threshold=self.threshold,
+            auroc={name: auroc(x[k], p[k]) for name, x, p, _, k in by_label},
+            accuracy={name: mean(r[k]) for name, _, _, r, k in by_label},
+            exact_match=mean((right | ~known).all(1)[some]),
+            images=len(logits),
+            unlabelled_images=int((~some).sum()),
+            positives={name: int((p & k).sum()) for name, _, p, _, k in by_label},
+            known={name: int(k.sum()) for name, _, _, _, k in by_label},
+        )

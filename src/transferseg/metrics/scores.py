@@ -1,0 +1,272 @@
+"""Overlap scores of segmentation counts: what was averaged, over what, is part of the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transferseg.errors import DataError, SpecError, unknown_name
+from transferseg.metrics.tables import json_number, json_numbers, markdown_table, mean, text_table
+from transferseg.types import TargetMode
+
+#: Counts summed over all images before dividing, or divided in each image and then averaged.
+Scheme: TypeAlias = Literal["pooled", "per_image"]
+
+#: What a class without ground truth scores: nothing, 1 when nothing is predicted either, or 0.
+EmptyScore: TypeAlias = Literal["exclude", "one", "zero"]
+
+_HEADER = ("class", "IoU", "Dice", "precision", "recall", "images without it", "false alarms")
+_EMPTY_TEXT = {
+    "exclude": "left out",
+    "one": "1 if nothing is predicted either, else 0",
+    "zero": "0",
+}
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Overlap scores by class, with everything that says what they mean.
+
+    For each class, TP, FP and FN in pixels: IoU = TP / (TP + FP + FN), Dice = 2 TP / (2 TP + FP +
+    FN), precision = TP / (TP + FP), recall = TP / (TP + FN). All lie in 0..1, NaN where undefined:
+    without ground truth under `empty="exclude"`, without a counted pixel, and precision where
+    nothing is predicted although there is something to find.
+
+    Attributes:
+        scheme: "pooled": pixels of all images are summed first. "per_image": each image is scored
+            alone, then the images in which a class is defined are averaged.
+        empty: what a class without ground truth (of an image, or of all images when pooled) scores,
+            in all four scores: "exclude": nothing, it is in no mean; "one": 1 if nothing is
+            predicted either, else 0; "zero": 0.
+        classes: the classes that were asked for, in order.
+        iou: intersection over union (Jaccard) by class.
+        dice: Dice (F1) by class.
+        precision: precision by class.
+        recall: recall (sensitivity) by class.
+        accuracy: part of the counted pixels that are right, over all classes, whichever were asked
+            for; multilabel: of pixel-class pairs. Pooled, or the mean over images.
+        present: the classes with ground truth somewhere in the data.
+        absent: the classes without.
+        images: how many images were counted.
+        empty_images: by class, in how many images it has counted pixels but no ground truth.
+        false_alarm_images: by class, in how many of those it is predicted all the same.
+        ignored_images: by class, in how many images no pixel counts; they score nothing.
+
+    Example:
+        >>> import torch
+        >>> from transferseg.metrics import SegmentationCounts
+        >>> counts = SegmentationCounts(["polyp"], mode="binary")
+        >>> counts.update_masks(torch.tensor([[[[1, 1, 0]]]]), torch.tensor([[[[1, 0, 0]]]]))
+        >>> print(counts.scores())
+        pooled over 1 image; classes: polyp
+        mean over classes with ground truth: 1 present, 0 absent; without ground truth: left out
+        class     IoU    Dice  precision  recall  images without it  false alarms
+        polyp  0.5000  0.6667     0.5000  1.0000                  0             0
+        mean   0.5000  0.6667     0.5000  1.0000
+        accuracy over all classes and counted pixels: 0.6667
+    """
+
+    scheme: Scheme
+    empty: EmptyScore
+    classes: tuple[str, ...]
+    iou: Mapping[str, float]
+    dice: Mapping[str, float]
+    precision: Mapping[str, float]
+    recall: Mapping[str, float]
+    accuracy: float
+    present: tuple[str, ...]
+    absent: tuple[str, ...]
+    images: int
+    empty_images: Mapping[str, int]
+    false_alarm_images: Mapping[str, int]
+    ignored_images: Mapping[str, int]
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes where it is defined, by default those with ground truth."""
+        return mean(self.iou.values())
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice over the classes where it is defined, by default those with ground truth."""
+        return mean(self.dice.values())
+
+    @property
+    def mean_precision(self) -> float:
+        """Mean precision over the classes where it is defined."""
+        return mean(self.precision.values())
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean recall over the classes where it is defined."""
+        return mean(self.recall.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, the means included; None where a score is undefined."""
+        means = ("mean_iou", "mean_dice", "mean_precision", "mean_recall", "accuracy")
+        by_class = ("iou", "dice", "precision", "recall")
+        images = ("empty_images", "false_alarm_images", "ignored_images")
+        return {
+            "scheme": self.scheme,
+            "empty": self.empty,
+            "classes": list(self.classes),
+            "present": list(self.present),
+            "absent": list(self.absent),
+            "images": self.images,
+            **{name: json_number(getattr(self, name)) for name in means},
+            **{name: json_numbers(getattr(self, name)) for name in by_class},
+            **{name: dict(getattr(self, name)) for name in images},
+        }
+
+    def _lines(self) -> list[list[float | int | str]]:
+        scores = (self.iou, self.dice, self.precision, self.recall)
+        images = (self.empty_images, self.false_alarm_images)
+        lines: list[list[float | int | str]] = [
+            [name, *(score[name] for score in scores), *(count[name] for count in images)]
+            for name in self.classes
+        ]
+        means = (self.mean_iou, self.mean_dice, self.mean_precision, self.mean_recall)
+        return [*lines, ["mean", *means, "", ""]]
+
+    def _what(self) -> list[str]:
+        how = "pooled over" if self.scheme == "pooled" else "per image, the mean over"
+        averaged = "classes with ground truth" if self.empty == "exclude" else "classes"
+        absent = f" ({', '.join(self.absent)})" if self.absent else ""
+        return [
+            f"{how} {self.images} image{'' if self.images == 1 else 's'}; "
+            f"classes: {', '.join(self.classes)}",
+            f"mean over {averaged}: {len(self.present)} present, {len(self.absent)} absent{absent};"
+            f" without ground truth: {_EMPTY_TEXT[self.empty]}",
+        ]
+
+    def _accuracy_line(self) -> str:
+        pixels = "" if self.scheme == "pooled" else ", the mean over images"
+        value = "undefined" if math.isnan(self.accuracy) else f"{self.accuracy:.4f}"
+        return f"accuracy over all classes and counted pixels{pixels}: {value}"
+
+    def to_markdown(self) -> str:
+        """A table by class under a line that says what was averaged."""
+        table = markdown_table(_HEADER, self._lines())
+        return f"{'. '.join(self._what())}.\n\n{table}\n\n{self._accuracy_line()}\n"
+
+    def __str__(self) -> str:
+        table = "\n".join(line.rstrip() for line in text_table(_HEADER, self._lines()).splitlines())
+        return "\n".join([*self._what(), table, self._accuracy_line()])
+
+
+def _ratio(top: NDArray[np.int64], bottom: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Quotient, NaN where the denominator is 0."""
+    quotient: NDArray[np.float64] = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=quotient, where=bottom > 0)
+    return quotient
+
+
+def _by_unit(rows: NDArray[np.int64], empty: EmptyScore) -> dict[str, NDArray[np.float64]]:
+    """The four scores of (units, classes, 4) counts, each (units, classes); a unit is an image."""
+    tp, fp, fn, tn = np.moveaxis(rows, -1, 0)
+    without = np.full(tp.shape, {"exclude": np.nan, "one": 1.0, "zero": 0.0}[empty])
+    if empty == "one":
+        without[fp > 0] = 0.0
+    without[tp + fp + fn + tn == 0] = np.nan  # not a pixel counts: no policy applies
+    scores = {
+        "iou": _ratio(tp, tp + fp + fn),
+        "dice": _ratio(2 * tp, 2 * tp + fp + fn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+    }
+    return {name: np.where(tp + fn == 0, without, score) for name, score in scores.items()}
+
+
+def _accuracy(units: NDArray[np.int64], mode: TargetMode) -> float:
+    tp, _, _, tn = np.moveaxis(units, -1, 0)
+    if mode == "multiclass":  # every pixel is counted once a class; TN would count it again
+        return mean(_ratio(tp.sum(1), units[:, 0].sum(-1)))
+    return mean(_ratio((tp + tn).sum(1), units.sum((1, 2))))
+
+
+def check_rows(rows: NDArray[np.int64], mode: TargetMode) -> None:
+    """Raise `DataError` when nothing was counted, or labels lie outside the classes.
+
+    Exclusive classes share the counted pixels out: what is missing in their sum was another label.
+    """
+    if not len(rows):
+        raise DataError("no image has been counted, so there are no scores; an empty split?")
+    if mode != "multiclass":
+        return
+    pixels = rows[:, 0].sum(-1)
+    tp, fp, fn, _ = np.moveaxis(rows, -1, 0)
+    for what, shared in (("ground truth", (tp + fn).sum(1)), ("prediction", (tp + fp).sum(1))):
+        wrong = np.flatnonzero(shared != pixels)
+        if len(wrong):
+            raise DataError(
+                f"the {what} of {len(wrong)} image(s), the first being number {wrong[0]}, has "
+                f"labels outside 0..{rows.shape[1] - 1} that are not the ignore_index; map them to "
+                "classes or to the ignore_index first."
+            )
+
+
+def check_selection(
+    names: Sequence[str] | None, classes: tuple[str, ...], scheme: str, empty: str
+) -> tuple[str, ...]:
+    """The classes asked for, all of them for None.
+
+    Raises:
+        SpecError: an unknown class, scheme or policy, no class at all, a class twice.
+    """
+    if scheme not in get_args(Scheme):
+        raise SpecError(unknown_name("scheme", str(scheme), get_args(Scheme)))
+    if empty not in get_args(EmptyScore):
+        raise SpecError(unknown_name("empty policy", str(empty), get_args(EmptyScore)))
+    if names is None:
+        return classes
+    if isinstance(names, str) or not names or len(set(names)) != len(names):
+        raise SpecError(f"classes must be one or more distinct names in a list, got {names!r}.")
+    for name in names:
+        if name not in classes:
+            raise SpecError(unknown_name("class", str(name), classes))
+    return tuple(names)
+
+
+def segmentation_scores(
+    rows: NDArray[np.int64],
+    classes: tuple[str, ...],
+    *,
+    mode: TargetMode,
+    scheme: Scheme,
+    chosen: Sequence[str] | None,
+    empty: EmptyScore,
+) -> SegmentationScores:
+    """Scores of counts (images, classes, 4: TP, FP, FN, TN); see `SegmentationCounts.scores`."""
+    names = check_selection(chosen, classes, scheme, empty)
+    check_rows(rows, mode)
+    places = [classes.index(name) for name in names]
+    units = rows.sum(0, keepdims=True) if scheme == "pooled" else rows
+    scores = {
+        score: {name: mean(values[:, place]) for name, place in zip(names, places, strict=True)}
+        for score, values in _by_unit(units, empty).items()
+    }
+    counted, truth = rows.sum(-1) > 0, rows[..., 0] + rows[..., 2] > 0
+    without = counted & ~truth
+
+    def images(condition: NDArray[np.bool_]) -> dict[str, int]:
+        return {n: int(condition[:, p].sum()) for n, p in zip(names, places, strict=True)}
+
+    with_truth = images(truth)
+    return SegmentationScores(
+        scheme=scheme,
+        empty=empty,
+        classes=names,
+        **scores,
+        accuracy=_accuracy(units, mode),
+        present=tuple(name for name in names if with_truth[name]),
+        absent=tuple(name for name in names if not with_truth[name]),
+        images=len(rows),
+        empty_images=images(without),
+        false_alarm_images=images(without & (rows[..., 1] > 0)),
+        ignored_images=images(~counted),
+    )

@@ -1,0 +1,146 @@
+"""Multi-label classification scores against scikit-learn and torchmetrics."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+import torch
+import torchmetrics.functional.classification as tm
+
+from transferseg.errors import DataError, SpecError
+from transferseg.metrics import MultilabelCounts
+
+NAMES = ("edema", "nodule", "mass")
+NAN = torch.nan
+
+
+def batch(seed=0, missing=0.3, images=20, levels=None):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, 3, generator=generator)
+    if levels is not None:
+        logits = (logits * levels).round() / levels  # ties
+    label = torch.randint(0, 2, (images, 3), generator=generator).float()
+    label[torch.rand(images, 3, generator=generator) < missing] = NAN
+    return logits, label
+
+
+def counted(logits, label, **options):
+    counts = MultilabelCounts(NAMES, **options)
+    counts.update(logits, label)
+    return counts
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("levels", [None, 2])
+def test_equals_scikit_learn_on_the_known_labels(seed, levels):
+    logits, label = batch(seed, levels=levels)
+    scores = counted(logits, label).scores()
+    for k, name in enumerate(NAMES):
+        known = ~label[:, k].isnan()
+        truth, score = label[known, k], logits[known, k]
+        assert scores.auroc[name] == pytest.approx(sk.roc_auc_score(truth, score))
+        assert scores.accuracy[name] == pytest.approx(sk.accuracy_score(truth, score > 0))
+        assert scores.known[name] == known.sum()
+        assert scores.positives[name] == truth.sum()
+    assert scores.mean_auroc == pytest.approx(np.mean(list(scores.auroc.values())))
+
+
+def test_exact_match_equals_scikit_learn_when_nothing_is_missing():
+    logits, label = batch(missing=0)
+    expected = sk.accuracy_score(label.numpy(), (logits > 0).numpy())
+    assert counted(logits, label).scores().exact_match == pytest.approx(expected)
+
+
+def test_exact_match_with_missing_labels_equals_torchmetrics():
+    logits, label = batch()
+    label[0] = torch.tensor([1.0, NAN, NAN])
+    some = ~label.isnan().all(1)
+    theirs = tm.multilabel_exact_match(
+        logits[some].sigmoid(), label[some].nan_to_num(-1).long(), num_labels=3, ignore_index=-1
+    )
+    assert counted(logits, label).scores().exact_match == pytest.approx(theirs.item())
+
+
+def test_an_image_without_labels_counts_nowhere():
+    """Disagreement: in torchmetrics' exact match, an image without a known label is a match."""
+    logits, label = batch(missing=0, images=4)
+    label[0] = NAN
+    scores = counted(logits, label).scores()
+    without = counted(logits[1:], label[1:]).scores()
+    assert scores.exact_match == without.exact_match
+    assert (scores.images, scores.unlabelled_images) == (4, 1)
+
+
+def test_one_class_only_is_undefined():
+    """Disagreement: torchmetrics warns and gives 0; scikit-learn warns and gives NaN."""
+    logits = torch.tensor([[1.0, 1.0, 1.0], [2.0, -1.0, 0.0]])
+    label = torch.tensor([[1.0, 1.0, NAN], [1.0, 0.0, NAN]])
+    scores = counted(logits, label).scores()
+    assert math.isnan(scores.auroc["edema"])
+    assert scores.auroc["nodule"] == 1
+    assert math.isnan(scores.auroc["mass"])
+    assert math.isnan(scores.accuracy["mass"])
+    assert scores.mean_auroc == 1
+    with pytest.warns(UserWarning, match="No negative samples"):
+        assert tm.binary_auroc(logits[:, 0], label[:, 0].long()).item() == 0
+
+
+def test_all_missing():
+    scores = counted(torch.zeros(2, 3), torch.full((2, 3), NAN)).scores()
+    assert math.isnan(scores.exact_match)
+    assert math.isnan(scores.mean_accuracy)
+    assert json.loads(json.dumps(scores.to_dict(), allow_nan=False))["exact_match"] is None
+
+
+def test_a_nan_logit_is_not_ranked():
+    logits, label = batch(missing=0)
+    logits[0, 0] = NAN
+    scores = counted(logits, label).scores()
+    assert math.isnan(scores.auroc["edema"])
+    assert not math.isnan(scores.auroc["mass"])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 13])
+def test_uneven_parts_and_order(cut):
+    logits, label = batch()
+    whole = counted(logits, label)
+    both = counted(logits[cut:], label[cut:]) + counted(logits[:cut], label[:cut])
+    assert both.scores().to_dict() == whole.scores().to_dict()
+    again = MultilabelCounts.from_rows(whole.rows, like=MultilabelCounts(NAMES))
+    assert again.scores().to_dict() == whole.scores().to_dict()
+
+
+def test_threshold():
+    logits = torch.tensor([[0.5, 1.5, 0.0]])  # probabilities 0.62, 0.82, 0.5
+    scores = counted(logits, torch.ones(1, 3), threshold=0.7).scores()
+    assert scores.accuracy == {"edema": 0.0, "nodule": 1.0, "mass": 0.0}
+    with pytest.raises(SpecError, match="they differ in threshold"):
+        counted(logits, torch.ones(1, 3)) + counted(logits, torch.ones(1, 3), threshold=0.7)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2,), (3, 3), (2, 3, 1)])
+def test_wrong_shapes_name_both(shape):
+    with pytest.raises(SpecError) as error:
+        MultilabelCounts(NAMES).update(torch.zeros(2, 3), torch.zeros(shape))
+    assert "(2, 3)" in str(error.value)
+    assert str(shape) in str(error.value)
+
+
+def test_wrong_use():
+    with pytest.raises(SpecError, match="floating"):
+        MultilabelCounts(NAMES).update(torch.zeros(2, 3).long(), torch.zeros(2, 3))
+    with pytest.raises(SpecError, match="distinct"):
+        MultilabelCounts(["a", "a"])
+    with pytest.raises(DataError, match="no image has been counted"):
+        MultilabelCounts(NAMES).scores()
+
+
+def test_text():
+    scores = counted(*batch()).scores()
+    assert str(scores).startswith("20 images, ")
+    assert "predicted above probability 0.5" in str(scores)
+    assert f"| edema | {scores.auroc['edema']:.4f} |" in scores.to_markdown()
