@@ -1,0 +1,247 @@
+"""Scores of a model over a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from functools import reduce
+from operator import add
+from typing import Any, Protocol, TypeVar, cast, overload
+
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderStateMixin
+from accelerate.utils import gather_object, send_to_device
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from tqdm.auto import tqdm
+
+from transferseg.errors import TrainingError
+from transferseg.training.loaders import prepared
+from transferseg.training.modes import evaluation_mode
+from transferseg.training.targets import (
+    Loader,
+    Loss,
+    check_first,
+    check_target,
+    loss_terms,
+    pick,
+)
+from transferseg.types import Target
+
+S = TypeVar("S", covariant=True)
+
+
+class Metric(Protocol[S]):
+    """A streaming metric: counts that grow with batches and add up across processes."""
+
+    def update(self, logits: Tensor, target: Tensor, /) -> object:
+        """Count one batch."""
+        ...
+
+    def __add__(self, other: Any, /) -> Any:  # noqa: ANN401 - of its own kind
+        """The counts of both."""
+        ...
+
+    def scores(self) -> S:
+        """What has been counted, as scores."""
+        ...
+
+    def reset(self) -> object:
+        """Forget everything."""
+        ...
+
+    def to(self, device: Any, /) -> Any:  # noqa: ANN401 - itself
+        """Keep the counts on a device."""
+        ...
+
+
+@overload
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    metrics: Metric[S],
+    accelerator: Accelerator | None = None,
+    target: Target = "mask",
+    progress: bool = False,
+) -> S: ...
+@overload
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    metrics: Mapping[str, Metric[Any]],
+    accelerator: Accelerator | None = None,
+    target: Target = "mask",
+    progress: bool = False,
+) -> dict[str, Any]: ...
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    metrics: Metric[Any] | Mapping[str, Metric[Any]],
+    accelerator: Accelerator | None = None,
+    target: Target = "mask",
+    progress: bool = False,
+) -> Any:
+    """Count every sample of a loader once, in evaluation mode, and return the scores.
+
+    Every submodule gets its own training mode back, and torch's CPU generator its state, so that
+    evaluating in the middle of training changes nothing in it. The metrics are reset first and keep
+    their counts afterwards, for other readings of them (`metrics.scores("per_image")`). Over
+    several processes each counts its share without duplicates, and the counts are added; images
+    may then differ in size from batch to batch.
+
+    Args:
+        model: plain or prepared; it is evaluated where it is, or moved to the accelerator's device.
+        loader: batches as the data room makes them.
+        metrics: one metric, or several by name.
+        accelerator: of the training, for its device, precision and processes; without one the model
+            is called as it is, in this process.
+        target: "mask", "label" or "image".
+        progress: show a progress bar, in the main process.
+
+    Returns:
+        `metrics.scores()`, or a dict of them by name.
+
+    Raises:
+        TrainingError: an empty loader; over several processes, a loader that is already prepared or
+            has an iterable data set (its samples could not be told from their duplicates).
+        DataError: the first batch does not fit the model's spec.
+
+    Example:
+        >>> from transferseg.spec import InputSpec, ModelSpec
+        >>> model = nn.Conv2d(1, 1, 1)
+        >>> model.spec = ModelSpec("autoencoder", "none", ["grey"], "binary", input=InputSpec(1))
+        >>> _ = nn.init.ones_(model.weight), nn.init.ones_(model.bias)
+        >>> loader = torch.utils.data.DataLoader([{"image": torch.rand(1, 4, 4)}] * 3, batch_size=2)
+        >>> evaluate(model, loader, metrics=MeanLoss(nn.functional.l1_loss), target="image")
+        {'loss': 1.0}
+    """
+    check_target(target)
+    named = dict(metrics) if isinstance(metrics, Mapping) else {"": metrics}
+    model, device = _placed(model, accelerator)
+    for metric in named.values():
+        metric.reset()
+        metric.to(device)
+    autocast = nullcontext() if accelerator is None else accelerator.autocast()
+    empty = True
+    # A loader without a generator of its own draws a number from the global one when it starts.
+    with evaluation_mode(model), torch.random.fork_rng(devices=[]), torch.no_grad(), autocast:
+        for batch in _batches(loader, accelerator, device, progress):
+            if empty:
+                check_first(batch, model, target)
+            empty = False
+            image = pick(batch, "image")
+            logits = model(image)
+            wanted = image if target == "image" else pick(batch, target)
+            for metric in named.values():
+                metric.update(logits.float(), wanted)
+    if empty and (accelerator is None or accelerator.num_processes == 1):
+        raise TrainingError("the loader gave no batches; an empty split?")
+    scores = {name: _over_processes(m, accelerator).scores() for name, m in named.items()}
+    return scores if isinstance(metrics, Mapping) else scores[""]
+
+
+def _placed(model: nn.Module, accelerator: Accelerator | None) -> tuple[nn.Module, torch.device]:
+    """The model without its wrapper for several processes, and the device that it is on.
+
+    The wrapper would exchange buffers in every forward pass, and wait for processes that have one
+    batch less.
+    """
+    if accelerator is not None:
+        return accelerator.unwrap_model(model).to(accelerator.device), accelerator.device
+    return model, device_of(model)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter is; the CPU for one without parameters."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _batches(
+    loader: Loader, accelerator: Accelerator | None, device: torch.device, progress: bool
+) -> Iterator[Any]:
+    several = accelerator is not None and accelerator.num_processes > 1
+    if several and isinstance(loader, DataLoaderStateMixin):
+        raise TrainingError(
+            "over several processes, evaluate needs a plain DataLoader: one that accelerate has "
+            "prepared repeats samples to fill its last batches."
+        )
+    if several and isinstance(loader.dataset, IterableDataset):
+        raise TrainingError(
+            "over several processes, evaluate needs a map-style data set: the shares of an "
+            "iterable one are filled up with repeated samples."
+        )
+    if accelerator is not None:
+        loader = prepared(accelerator, loader, even_batches=False)
+    hidden = not progress or (accelerator is not None and not accelerator.is_main_process)
+    for batch in tqdm(loader, desc="evaluate", leave=False, disable=hidden):
+        yield send_to_device(batch, device)
+
+
+def _over_processes(metric: Metric[S], accelerator: Accelerator | None) -> Metric[S]:
+    if accelerator is None or accelerator.num_processes == 1:
+        return metric
+    metric.to("cpu")  # counts are small, and travel as objects
+    return cast("Metric[S]", reduce(add, gather_object([metric])))
+
+
+class MeanLoss:
+    """A loss as a metric: its mean, and that of its terms, over samples.
+
+    Each batch counts with its number of samples; the sums are float64 on the host.
+
+    Args:
+        loss: (logits, target) -> scalar; see `Loss`.
+
+    Example:
+        >>> mean = MeanLoss(nn.functional.mse_loss)
+        >>> mean.update(torch.ones(3, 1), torch.zeros(3, 1))
+        >>> mean.update(torch.zeros(1, 1), torch.zeros(1, 1))
+        >>> mean.scores()
+        {'loss': 0.75}
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self._parts: list[tuple[dict[str, Tensor], int]] = []
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add one batch; its scalars stay on the device until `scores`."""
+        self._parts.append((loss_terms(self.loss, logits, target)[1], len(logits)))
+
+    def __add__(self, other: MeanLoss) -> MeanLoss:
+        """The batches of both."""
+        both = MeanLoss(self.loss)
+        both._parts = self._parts + other._parts
+        return both
+
+    def scores(self) -> dict[str, float]:
+        """Means by name, "loss" first.
+
+        Raises:
+            TrainingError: nothing has been added.
+        """
+        count = sum(weight for _, weight in self._parts)
+        if not count:
+            raise TrainingError("no batch has been counted, so there is no mean loss.")
+        totals: dict[str, float] = {}
+        for terms, weight in self._parts:
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + value.item() * weight
+        return {name: total / count for name, total in totals.items()}
+
+    def reset(self) -> None:
+        """Forget every batch."""
+        self._parts = []
+
+    def to(self, device: torch.device | str) -> MeanLoss:
+        """Move the kept scalars; gives itself."""
+        self._parts = [
+            ({name: value.to(device) for name, value in terms.items()}, weight)
+            for terms, weight in self._parts
+        ]
+        return self

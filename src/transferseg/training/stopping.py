@@ -1,0 +1,70 @@
+"""When to stop: no better score for a number of evaluations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transferseg.errors import TrainingError, unknown_name
+
+
+@dataclass
+class EarlyStopping:
+    """Watch a score: is it the best so far, has it stopped improving?
+
+    A score improves when it is better than the best so far by more than `minimum_delta`. A NaN
+    never improves. Its whole state follows from the scores it has seen, so a resumed run shows it
+    the former scores again.
+
+    Attributes:
+        patience: evaluations without improvement after which to stop, from 1; None never stops.
+        minimum_delta: how much better a score must be to count, 0 or more, in the score's units.
+        mode: "max" where higher scores are better, "min" where lower ones are.
+        best: the best score so far, None before the first that is a number.
+        best_count: which update gave it, counted from 1; 0 before.
+        count: updates so far.
+
+    Raises:
+        TrainingError: a patience below 1, a negative delta, an unknown mode.
+
+    Example:
+        >>> stopping = EarlyStopping(patience=2)
+        >>> [stopping.update(score) for score in (0.5, 0.6, 0.6, 0.4)]
+        [True, True, False, False]
+        >>> stopping.should_stop, stopping.best, stopping.best_count
+        (True, 0.6, 2)
+    """
+
+    patience: int | None = None
+    minimum_delta: float = 0.0
+    mode: Literal["max", "min"] = "max"
+    best: float | None = field(default=None, init=False)
+    best_count: int = field(default=0, init=False)
+    count: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise TrainingError(f"patience must be 1 or more, or None, got {self.patience}.")
+        if self.minimum_delta < 0:
+            raise TrainingError(f"minimum_delta must be 0 or more, got {self.minimum_delta}.")
+        if self.mode not in ("max", "min"):
+            raise TrainingError(unknown_name("mode", self.mode, ("max", "min")))
+
+    def update(self, score: float) -> bool:
+        """Take the score of one more evaluation; True when it is the best so far."""
+        self.count += 1
+        if math.isnan(score):
+            return False
+        gain = math.inf if self.best is None else score - self.best
+        if self.mode == "min" and self.best is not None:
+            gain = -gain
+        if gain <= self.minimum_delta:
+            return False
+        self.best, self.best_count = score, self.count
+        return True
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether `patience` evaluations have passed since the best."""
+        return self.patience is not None and self.count - self.best_count >= self.patience

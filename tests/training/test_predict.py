@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from transferseg.errors import DataError, TrainingError
+from transferseg.spec import InputSpec, ModelSpec
+from transferseg.training import predict, predict_probabilities
+
+GREY = InputSpec(channels=1, mean=(0.4,), std=(0.2,))
+COLOUR = InputSpec(channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), value_range=(0, 2))
+
+
+class Model(nn.Module):
+    def __init__(self, classes=1, mode="binary", given=GREY, threshold=0.5):
+        super().__init__()
+        names = [f"c{i}" for i in range(classes)]
+        self.spec = ModelSpec("unet", "none", names, mode, threshold=threshold, input=given)
+        torch.manual_seed(0)
+        self.norm = nn.BatchNorm2d(given.channels)
+        self.dropout = nn.Dropout(0.5)
+        self.last = nn.Conv2d(given.channels, classes, 3, padding=1)
+
+    def forward(self, image):
+        return self.last(self.dropout(self.norm(image)))
+
+
+def raw(dtype, channels, size=(33, 47)):
+    shape = size if channels == 1 else (*size, channels)
+    unit = np.random.default_rng(0).random(shape)
+    full = {"uint8": 255, "uint16": 65535}.get(dtype, 1)
+    return (unit * full).astype(dtype)
+
+
+def by_hand(model, image):
+    """Logits of a raw image, without the data room."""
+    spec = model.spec.input
+    full = {"uint8": 255.0, "uint16": 65535.0}.get(image.dtype.name, 1.0)
+    values = image.astype(np.float64)
+    if image.ndim == 3 and spec.channels == 1:
+        values = values @ np.array([0.299, 0.587, 0.114])
+        values = np.rint(values) if image.dtype.kind == "u" else values
+    if image.ndim == 2 and spec.channels == 3:
+        values = np.stack([values] * 3, axis=-1)
+    low, high = spec.value_range
+    values = low + values.reshape(*image.shape[:2], -1) / full * (high - low)
+    values = (values - spec.mean) / spec.std
+    model.eval()
+    with torch.no_grad():
+        logits = model(torch.from_numpy(values.transpose(2, 0, 1)).float()[None])[0]
+    model.train()
+    return logits
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("given", [GREY, COLOUR], ids=["grey", "colour"])
+def test_probabilities_are_those_by_hand(dtype, channels, given):
+    model = Model(given=given)
+    image = raw(dtype, channels)
+    found = predict_probabilities(model, image)
+    assert found.shape == (33, 47)
+    assert found.dtype == np.float32
+    expected = by_hand(model, image)[0].sigmoid().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    sure = np.abs(expected - 0.5) > 1e-3
+    mask = predict(model, image)
+    assert mask.dtype == np.uint8
+    assert (mask == (expected > 0.5))[sure].all()
+    assert model.training
+    assert model.dropout.training
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.8])
+def test_the_threshold_is_the_spec_s(threshold):
+    model = Model(threshold=threshold)
+    image = raw("uint8", 1)
+    chances = predict_probabilities(model, image)
+    np.testing.assert_array_equal(predict(model, image), chances > threshold)
+
+
+def test_multiclass():
+    model = Model(5, "multiclass")
+    image = raw("uint8", 1, (31, 5))
+    logits = by_hand(model, image)
+    mask = predict(model, image)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, logits.argmax(0))
+    chances = predict_probabilities(model, image)
+    assert chances.shape == (31, 5, 5)
+    np.testing.assert_allclose(chances.sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(chances, logits.softmax(0).permute(1, 2, 0), atol=1e-5)
+    many = Model(300, "multiclass")
+    assert predict(many, image).dtype == np.uint16
+    assert predict(Model(256, "multiclass"), image).dtype == np.uint8
+
+
+def test_multilabel():
+    model = Model(3, "multilabel", threshold=0.4)
+    image = raw("uint8", 1)
+    mask = predict(model, image)
+    assert mask.shape == (33, 47, 3)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, predict_probabilities(model, image) > 0.4)
+
+
+@pytest.mark.parametrize("size", [16, (64, 24)])
+def test_resized_logits_are_resized_back_before_the_decision(size):
+    from transferseg.data.images import resize_image
+
+    model = Model(3, "multiclass")
+    image = raw("uint8", 1)
+    both = (size, size) if isinstance(size, int) else size
+    logits = by_hand(model, resize_image(image, both))
+    assert logits.shape[1:] == both
+    back = F.interpolate(logits[None], (33, 47), mode="bilinear")[0]
+    np.testing.assert_allclose(
+        predict_probabilities(model, image, size=size), back.softmax(0).permute(1, 2, 0), atol=1e-5
+    )
+    assert predict(model, image, size=size).shape == (33, 47)
+    whole = predict(model, image, size=(33, 47))
+    np.testing.assert_array_equal(whole, predict(model, image))
+
+
+def test_paths_and_pil_images(tmp_path):
+    model = Model()
+    for name, channels in (("uint8", 1), ("uint8", 3), ("uint16", 1)):
+        image = raw(name, channels)
+        expected = predict(model, image)
+        pil = Image.fromarray(image)
+        pil.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(predict(model, tmp_path / "x.png"), expected)
+        np.testing.assert_array_equal(predict(model, str(tmp_path / "x.png")), expected)
+        np.testing.assert_array_equal(predict(model, pil), expected)
+    colour = Image.fromarray(raw("uint8", 3))
+    with_alpha = colour.convert("RGBA")
+    np.testing.assert_array_equal(predict(model, with_alpha), predict(model, colour))
+    palette = colour.quantize(16)
+    np.testing.assert_array_equal(predict(model, palette), predict(model, palette.convert("RGB")))
+    bits = Image.fromarray(raw("uint8", 1)).convert("1")
+    np.testing.assert_array_equal(predict(model, bits), predict(model, bits.convert("L")))
+
+
+def test_a_strided_view_and_a_device():
+    model = Model()
+    image = raw("uint8", 1, (40, 50))
+    view = image[::-2, ::3]
+    np.testing.assert_array_equal(
+        predict(model, view, device="cpu"), predict(model, view.copy(), device="cpu")
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "match"),
+    [
+        (torch.zeros(1, 8, 8), {}, "got Tensor"),
+        (np.zeros((8,), np.uint8), {}, r"got shape \(8,\)"),
+        (np.zeros((0, 8), np.uint8), {}, r"got shape \(0, 8\)"),
+        (np.zeros((8, 8), np.int64), {}, "int64"),
+        (np.full((8, 8), 2.0), {}, "0..1"),
+        (np.zeros((8, 8), np.uint8), {"size": 0}, "size must be 1 or more"),
+        ("gone.png", {}, "gone.png"),
+    ],
+)
+def test_images_that_cannot_be_used(image, options, match):
+    with pytest.raises(DataError, match=match):
+        predict(Model(), image, **options)
+
+
+def test_a_model_without_a_spec():
+    with pytest.raises(TrainingError, match="no ModelSpec"):
+        predict(nn.Conv2d(1, 1, 1), np.zeros((8, 8), np.uint8))

@@ -1,0 +1,53 @@
+"""Two processes on one CPU compute what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(folder, processes, batch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = []
+    for rank in range(processes):
+        several = {
+            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes,
+            "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        }  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment.update({k: str(v) for k, v in several.items()} if processes > 1 else {})
+        command = [sys.executable, "-m", "tests.training.processes", str(folder), str(batch)]
+        running.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    errors = [process.communicate(timeout=240)[1] for process in running]
+    assert [p.returncode for p in running] == [0] * processes, "\n".join(errors)
+    return [
+        json.loads((folder / f"{processes}-{rank}.json").read_text()) for rank in range(processes)
+    ]
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+    (one,) = launch(tmp_path, 1, 4)
+    two = launch(tmp_path, 2, 2)
+    assert two[0]["weights"] == two[1]["weights"] == pytest.approx(one["weights"], abs=1e-6)
+    assert two[0]["step"] == one["step"] == 6  # the schedule too: once an update, not a process
+    for mine, other in zip(two[0]["losses"], one["losses"], strict=True):
+        assert mine == pytest.approx(other, abs=1e-6)
+    # nine samples in batches of two: no sample counted twice
+    assert [found["share"] for found in two] == [5 * 36, 4 * 36]
+    assert two[0]["scores"] == two[1]["scores"] == pytest.approx(one["scores"])
+    for found in two:
+        assert found["resumed"]
+        for mine, other in zip(found["losses again"], found["straight"], strict=True):
+            assert mine == pytest.approx(other, rel=1e-6)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from transferseg.errors import TrainingError
+from transferseg.training import EarlyStopping
+
+
+def test_the_sequence():
+    stopping = EarlyStopping(patience=2, minimum_delta=0.1)
+    stops = []
+    better = []
+    for score in (0.5, 0.55, 0.61, math.nan, 0.7, 0.9):
+        better.append(stopping.update(score))
+        stops.append(stopping.should_stop)
+    # 0.61 beats 0.5 by more than 0.1; 0.7 does not beat 0.61 by more than 0.1
+    assert better == [True, False, True, False, False, True]
+    assert stops == [False, False, False, False, True, False]
+    assert (stopping.best, stopping.best_count, stopping.count) == (0.9, 6, 6)
+
+
+def test_lower_is_better():
+    stopping = EarlyStopping(patience=1, mode="min")
+    assert [stopping.update(x) for x in (3.0, 2.0, 2.0)] == [True, True, False]
+    assert stopping.should_stop
+
+
+def test_without_patience_it_never_stops():
+    stopping = EarlyStopping()
+    for _ in range(50):
+        stopping.update(math.nan)
+    assert not stopping.should_stop
+    assert stopping.best is None
+
+
+@pytest.mark.parametrize("options", [{"patience": 0}, {"minimum_delta": -1.0}, {"mode": "maximum"}])
+def test_errors(options):
+    with pytest.raises(TrainingError, match=next(iter(options))):
+        EarlyStopping(**options)
