@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 #: How the classes of a mask relate: one foreground class, exclusive classes, overlapping classes.
 TargetMode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
 
+#: What a batch is trained towards: its mask, its label vector, or the image itself.
+Target: TypeAlias = Literal["mask", "label", "image"]
+
 #: What a data loader yields: stacked tensors and lists of strings by name.
 #: `image` (B, C, H, W) float32; `mask` (B, H, W) int64 for multiclass, (B, K, H, W) uint8 else;
 #: `label` (B, K) float32, NaN where missing; `id` and `group`, lists of B strings.

@@ -25,6 +25,12 @@ class Autoencoder(SpecModel):
         pretrained: of the encoder, as timm takes it.
 
     Source: Merand 2021, section 3.2 (the classifier's encoder, mirrored).
+
+    Example:
+        >>> import torch
+        >>> spec = ModelSpec("autoencoder", "resnet10t", ("R", "G", "B"), mode="multilabel")
+        >>> tuple(Autoencoder(spec)(torch.rand(2, 3, 64, 64)).shape)
+        (2, 3, 64, 64)
     """
 
     kind: ClassVar[str] = "autoencoders"

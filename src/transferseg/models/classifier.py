@@ -21,6 +21,12 @@ class Classifier(SpecModel):
     Args:
         spec: what to build; its decoder options may hold `dropout`.
         pretrained: of the encoder, as timm takes it.
+
+    Example:
+        >>> import torch
+        >>> spec = ModelSpec("classifier", "resnet10t", ("edema", "fracture"), mode="multilabel")
+        >>> tuple(Classifier(spec)(torch.rand(2, 3, 64, 64)).shape)
+        (2, 2)
     """
 
     kind: ClassVar[str] = "classifiers"

@@ -30,6 +30,12 @@ class Segmenter(SpecModel):
 
     Raises:
         SpecError: a combination that cannot work.
+
+    Example:
+        >>> import torch
+        >>> spec = ModelSpec("unet", "resnet10t", ("background", "lung"))
+        >>> tuple(Segmenter(spec)(torch.rand(2, 3, 50, 70)).shape)
+        (2, 2, 50, 70)
     """
 
     kind: ClassVar[str] = "segmentation models"

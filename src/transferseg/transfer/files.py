@@ -86,6 +86,13 @@ def read_spec(folder: str | os.PathLike[str]) -> ModelSpec:
 
     Raises:
         CheckpointError: no `config.json`, or not one that transferseg wrote; it names the file.
+
+    Example:
+        >>> import tempfile, transferseg as ts
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ts.create_model("unet", "resnet10t", classes=["lung"]).save_pretrained(folder)
+        ...     read_spec(folder).classes
+        ('lung',)
     """
     path = Path(folder) / CONFIG_FILE
     try:

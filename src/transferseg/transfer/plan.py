@@ -149,6 +149,16 @@ def make_plan(
         TransferError: listing every problem with its keys: parts that do not exist, rules and
             declarations that match nothing, two keys that become one, shapes that differ without
             an adapter, target tensors that nothing fills, source tensors that go nowhere.
+
+    Example:
+        >>> from transferseg.transfer.sources import SOURCES
+        >>> plan = make_plan(
+        ...     {"conv1.weight": (8, 3, 7, 7), "fc.bias": (10,)},
+        ...     {"encoder.model.conv1.weight": (8, 3, 7, 7)},
+        ...     parts=["encoder"], source_format=SOURCES["timm"], declared=Declarations(),
+        ... )
+        >>> plan.moves[0].target, dict(plan.unused)
+        ('encoder.model.conv1.weight', {'fc.bias': 'timm table: fc.*'})
     """
     for part in parts:
         if not any(within(key, [part]) for key in target):
@@ -308,6 +318,14 @@ def apply_plan(plan: TransferPlan, tensors: Mapping[str, Tensor], target: nn.Mod
 
     Raises:
         TransferError: NaN or infinite values in the source; nothing was changed.
+
+    Example:
+        >>> target = nn.Linear(1, 1, bias=False)
+        >>> move = Move("w", "weight", (1, 1), (1, 1))
+        >>> plan = TransferPlan(("weight",), (move,), {}, {}, {"weight": (1, 1)})
+        >>> apply_plan(plan, {"w": torch.tensor([[2.0]])}, target)
+        >>> target.weight.item()
+        2.0
     """
     state = target.state_dict()
     with torch.no_grad():

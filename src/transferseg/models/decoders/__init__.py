@@ -11,7 +11,7 @@ from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.deeplabv3 import DeepLabV3Decoder
 from transferseg.models.decoders.unet import UNetDecoder
 
-#: architecture name -> decoder class, called as (channels, strides, **options)
+#: architecture name -> decoder class, called as `(channels, strides, **options)`
 DECODERS: dict[str, type[Decoder]] = {
     "unet": UNetDecoder,
     "deeplabv3": DeepLabV3Decoder,
