@@ -119,7 +119,7 @@ def _logits(
     device: torch.device | str | None,
 ) -> Tensor:
     """(K, H, W) float32, in the image's own height and width."""
-    from transferseg.data.images import normalise, resize_image
+    from transferseg.data.images import normalise, resize_image, to_channels
 
     spec: ModelSpec = spec_of(model)
     if device is not None:
@@ -129,6 +129,8 @@ def _logits(
     seen = own if size is None else (size, size) if isinstance(size, int) else size
     if min(seen) < 1:
         raise DataError(f"size must be 1 or more, got {size}.")
+    # Channels first, then size, then normalisation: the order in which training data are prepared.
+    raw = to_channels(raw, spec.input.channels, str(spec.input.channel_order))
     if seen != own:
         raw = resize_image(raw, seen)
     pixels = torch.from_numpy(normalise(raw, spec.input))[None].to(device_of(model))
