@@ -47,10 +47,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=default, help="or set TRANSFERSEG_DATA")
     parser.add_argument("--folder", type=Path, default=Path("ccxs_results"))
     parser.add_argument("--encoder", default="resnet18")
-    parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
+    parser.add_argument("--size", type=int, default=192, help="side of the images in pixels")
     parser.add_argument("--pretrain-images", type=int, default=None, help="default: all")
-    parser.add_argument("--pretrain-epochs", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--pretrain-epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the split and of both trainings")
     options = parser.parse_args()
@@ -119,7 +119,7 @@ def segment(
         report.raise_if_below(encoder=1.0)
     loaders = {
         name: batches(
-            ccxs, model, options, indices, augment=name == "train", batch_size=8
+            ccxs, model, options, indices, augment=name == "train", batch_size=4
         )
         for name, indices in parts.items()
     }  # fmt: skip

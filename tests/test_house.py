@@ -101,7 +101,9 @@ def listed() -> set[str]:
             found.add(f"{room}.{target.rsplit('.')[-1]}" if last else room)
             if kind == "module":
                 module = importlib.import_module(target)
-                found |= {f"{room}.{name}" for name in names_of(module) if not is_value(module, name)}
+                found |= {
+                    f"{room}.{name}" for name in names_of(module) if not is_value(module, name)
+                }
     return found
 
 

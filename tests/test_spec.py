@@ -48,3 +48,32 @@ def test_unknown_and_missing_fields_are_named():
         ts.ModelSpec.from_dict({"architecture": "unet", "classes": ["a"]})
     with pytest.raises(SpecError, match="chanels"):
         ts.ModelSpec.from_dict({"architecture": "unet", "input": {"chanels": 1}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "null",
+        '{"input": "abc"}',
+        '{"input": {"mean": ["a"]}}',
+        '{"input": {"value_range": [1]}}',
+    ],
+)
+def test_texts_that_are_no_spec(text):
+    with pytest.raises(SpecError):
+        ts.ModelSpec.from_json(text)
+
+
+def test_values_that_would_be_taken_wrongly():
+    for fields in ({"classes": "lung"}, {"classes": (1, 2)}, {"decoder": {"channels": object()}},
+                   {"auxiliary": True}):  # fmt: skip
+        with pytest.raises(SpecError):
+            ts.ModelSpec(
+                **{"architecture": "unet", "encoder": "r", "classes": ("a", "b"), **fields}
+            )
+    with pytest.raises(SpecError, match="finite"):
+        ts.InputSpec(channels=1, std=(float("nan"),))
+    assert ts.ModelSpec("u", "r", ("a",), "binary", decoder={"d": 0}) == ts.ModelSpec(
+        "u", "r", ("a",), "binary", decoder={"d": 0.0}
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal, TypeAlias, get_args
 
 from transferseg.errors import SpecError, unknown_name
@@ -56,6 +58,8 @@ class InputSpec:
                     f"{name} has {len(values)} values for {self.channels} input channels; "
                     "give one value a channel."
                 )
+        if not all(map(isfinite, (*mean, *std, *map(float, self.value_range)))):
+            raise SpecError(f"mean, std and value_range must be finite numbers, got {self}.")
         if min(std) <= 0:
             raise SpecError(f"std must be above 0 in every channel, got {std}.")
         low, high = map(float, self.value_range)
@@ -99,7 +103,7 @@ class ModelSpec:
         output_stride: of the encoder's last feature map; 32 unless dilated.
         dilation: whose way of dilating: "timm" (which is torchvision's).
         decoder: the decoder's own options, JSON values.
-        auxiliary: whether an auxiliary FCN head is trained beside the main one.
+        auxiliary: whether an auxiliary head is trained beside the main one; none is built yet.
         input: what the weights expect of an image.
 
     Raises:
@@ -124,10 +128,17 @@ class ModelSpec:
     input: InputSpec = field(default_factory=InputSpec)
 
     def __post_init__(self) -> None:
+        given: object = self.classes  # from JSON it may be anything
+        if isinstance(given, str) or not all(isinstance(name, str) for name in self.classes):
+            raise SpecError(f"classes must be a list of names, got {self.classes!r}.")
         object.__setattr__(self, "classes", tuple(self.classes))
         # Through JSON once: a copy that no caller can change, with lists instead of tuples, so that
         # a spec read back from its file compares equal.
-        object.__setattr__(self, "decoder", json.loads(json.dumps(dict(self.decoder))))
+        try:
+            decoder = json.loads(json.dumps(dict(self.decoder)))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"decoder options must be JSON values: {error}.") from error
+        object.__setattr__(self, "decoder", decoder)
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise SpecError(f"class names must be given and be distinct, got {self.classes}.")
         if self.mode not in get_args(TargetMode):
@@ -137,11 +148,13 @@ class ModelSpec:
                 f"mode {self.mode!r} does not fit {len(self.classes)} class(es): binary has one "
                 "(the foreground), multiclass two or more (with the background)."
             )
+        if self.auxiliary:
+            raise SpecError("auxiliary heads are not built yet; leave auxiliary=False.")
         if not 0.0 < self.threshold < 1.0:
             raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold}.")
 
     def __hash__(self) -> int:
-        return hash(self.to_json())
+        return hash((self.architecture, self.encoder, self.classes, self.mode))
 
     def replace(self, **changes: Any) -> ModelSpec:  # noqa: ANN401 - field values of any type
         """A copy with some fields changed."""
@@ -163,29 +176,34 @@ class ModelSpec:
         Raises:
             SpecError: a field that does not exist (it names it), or a missing one.
         """
+        if not isinstance(values, Mapping):
+            raise SpecError(f"a model spec is a dict of fields, got {type(values).__name__}.")
         known = set(cls.__dataclass_fields__)
         for name in values:
             if name not in known:
                 raise SpecError(unknown_name("field of a model spec", name, known))
-        values = dict(values)
-        if "input" in values:
-            raw = dict(values["input"])
-            for name in ("value_range", "mean", "std"):
-                if name in raw:
-                    raw[name] = tuple(raw[name])
-            try:
-                values["input"] = InputSpec(**raw)
-            except TypeError as error:
-                raise SpecError(f"the input spec does not fit: {error}.") from error
         try:
+            values = dict(values)
+            if "input" in values:
+                raw = dict(values["input"])
+                for name in ("value_range", "mean", "std"):
+                    if name in raw:
+                        raw[name] = tuple(raw[name])
+                values["input"] = InputSpec(**raw)
             return cls(**values)
-        except TypeError as error:
+        except SpecError:
+            raise
+        except (TypeError, ValueError) as error:
             raise SpecError(f"the model spec does not fit: {error}.") from error
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """The spec of `to_json`'s text."""
-        return cls.from_dict(json.loads(text))
+        """The spec of `to_json`'s text; a text that is not one is a SpecError."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise SpecError(f"the model spec is not JSON: {error}.") from error
+        return cls.from_dict(values)
 
 
 def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
@@ -195,10 +213,11 @@ def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
         >>> class_names(2), class_names(["polyp"])
         (('class_0', 'class_1'), ('polyp',))
     """
-    if isinstance(classes, bool) or (isinstance(classes, int) and classes < 1):
-        raise SpecError(f"classes must be a number from 1 or a list of names, got {classes!r}.")
-    if isinstance(classes, int):
-        return tuple(f"class_{index}" for index in range(classes))
+    if hasattr(classes, "__index__"):  # any integer, NumPy's too
+        count = operator.index(classes)
+        if isinstance(classes, bool) or count < 1:
+            raise SpecError(f"classes must be a number from 1 or a list of names, got {classes!r}.")
+        return tuple(f"class_{index}" for index in range(count))
     if isinstance(classes, str):
         raise SpecError(f"classes must be a number or a list of names, got the text {classes!r}.")
     return tuple(classes)

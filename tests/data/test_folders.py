@@ -52,6 +52,15 @@ def test_masks_of_0_and_255_are_not_guessed(save, tmp_path):
     assert set(np.unique(mask)) == {0, 1}
 
 
+def test_a_plain_0_255_mask_is_refused_and_not_taken_for_ignored_pixels(save, tmp_path):
+    save("images/x.png", noise(8, 8))
+    save("masks/x.png", np.array([[0, 255]] * 8, np.uint8).repeat(4, axis=1))
+    with pytest.raises(DataError, match=r"x\.png: holds 255 .*threshold=127"):
+        ImageMaskFolder(tmp_path, classes=("a",))[0]
+    mask = ImageMaskFolder(tmp_path, classes=("a",), values={0: 0, 1: 1, 255: 255})[0].mask
+    assert set(np.unique(mask)) == {0, 255}
+
+
 def test_class_numbers_16_bit_images_and_ignored_pixels(save, tmp_path):
     image = noise(4, 4, dtype=np.uint16)
     numbers = np.array([[0, 1, 2, 255]] * 4, np.uint8)

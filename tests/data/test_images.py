@@ -182,3 +182,11 @@ def test_one_side_grows_while_the_other_shrinks():
     result = resize_image(image, (8, 4))
     assert result.shape == (8, 4)
     np.testing.assert_allclose(result[0], image[0].reshape(4, 3).mean(axis=1), atol=0.51)
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif"])
+def test_8_bit_colour_is_not_taken_for_16_bit(name, tmp_path):
+    for width in (205, 64, 16):  # strides and offsets that hold the digits 16
+        pixels = np.random.default_rng(width).integers(0, 255, (40, width, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        assert np.array_equal(read_image(tmp_path / name), pixels)

@@ -171,3 +171,12 @@ def test_the_paper_augmentation_does_all_three():
 def test_importing_the_room_does_not_import_albumentations():
     code = "import transferseg.data, sys; sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sides_are_found_in_any_spelling():
+    from transferseg.data.transforms import side_pairs
+
+    for left, right in (("Lung (left)", "Lung (right)"), ("lung-left", "lung-right"),
+                        ("LeftLung", "RightLung"), ("left_lung", "right_lung")):  # fmt: skip
+        assert side_pairs((right, "Heart", left)) == ((2, 0),)
+    assert side_pairs(("cleft palate", "bright spot")) == ()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 import torchvision
 
@@ -222,3 +223,65 @@ def test_a_failed_write_leaves_the_former_checkpoint(tmp_path, monkeypatch):
         randomise(small("unet"), seed=2).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("encoder", ["hrnet_w18_small", "dla34"])
+def test_encoders_that_need_a_multiple_of_32_are_padded(encoder):
+    model = ts.create_model("unet", encoder, classes=2, in_channels=1).eval()
+    assert ts.encoder_capabilities(encoder).multiple == 32
+    with torch.no_grad():
+        assert model(torch.randn(1, 1, 33, 47)).shape == (1, 2, 33, 47)
+
+
+def test_whole_timm_checkpoints_fill_an_encoder(tmp_path):
+    for name in ("test_efficientnet", "pvt_v2_b0", "mobilenetv3_small_050"):
+        whole = timm.create_model(name)
+        torch.save(whole.state_dict(), tmp_path / f"{name}.pth")
+        model = ts.create_model("unet", name, classes=2, weights=tmp_path / f"{name}.pth")
+        state = whole.state_dict()
+        for key, value in model.encoder.model.state_dict().items():
+            assert torch.equal(value, state[key])
+
+
+def test_the_input_spec_follows_the_weights(tmp_path):
+    spec = ts.InputSpec(channels=3, value_range=(0, 255), mean=(120, 110, 100), std=(60, 60, 60))
+    ts.create_classifier("resnet10t", classes=2, input_spec=spec).save_pretrained(tmp_path)
+    assert ts.create_model("unet", "resnet10t", classes=2, weights=tmp_path).spec.input == spec
+    grey = ts.create_model("unet", "resnet10t", classes=2, in_channels=1, weights=tmp_path)
+    assert (grey.spec.input.value_range, grey.spec.input.mean) == ((0.0, 255.0), (110.0,))
+    from transferseg.models.encoders import encoder_input
+
+    assert encoder_input("efficientnet_b0.ra4_e3600_r224_in1k", 3).mean == (0.5, 0.5, 0.5)
+    assert encoder_input("efficientnet_b0", 3).mean != (0.5, 0.5, 0.5)
+
+
+def test_hub_names_that_cannot_be_read_and_options_that_do_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("missing", "someone/missing", "runs/a/b", tmp_path / "no"):
+        with pytest.raises(CheckpointError, match=r"missing|runs|no"):
+            ts.Segmenter.from_pretrained(name)
+    model = small("unet")
+    with pytest.raises(CheckpointError, match="tranfser"):
+        model.save_pretrained(tmp_path, tranfser=None)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="revision"):
+        ts.Segmenter.from_pretrained(tmp_path, revision="main")
+    with pytest.raises(SpecError, match="encoder='resnet18', weights='a1_in1k'"):
+        ts.create_model("unet", "resnet18.a1_in1k", classes=2)
+
+
+def test_creating_does_not_disturb_the_random_state_or_need_the_default_device():
+    torch.manual_seed(0)
+    wanted = torch.rand(1)
+    torch.manual_seed(0)
+    ts.encoder_capabilities("resnet14t")
+    assert torch.equal(torch.rand(1), wanted)
+    with torch.device("meta"):
+        assert ts.encoder_capabilities("resnet26t").multiple == 1
+
+
+def test_compiled_parts_are_saved_under_their_own_names(tmp_path):
+    model = small("unet").eval()
+    model.encoder = torch.compile(model.encoder)
+    model.save_pretrained(tmp_path)
+    assert ts.Segmenter.from_pretrained(tmp_path).spec == model.spec

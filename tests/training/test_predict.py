@@ -162,7 +162,7 @@ def test_a_strided_view_and_a_device():
         (np.zeros((0, 8), np.uint8), {}, r"got shape \(0, 8\)"),
         (np.zeros((8, 8), np.int64), {}, "int64"),
         (np.full((8, 8), 2.0), {}, "0..1"),
-        (np.zeros((8, 8), np.uint8), {"size": 0}, "size must be 1 or more"),
+        (np.zeros((8, 8), np.uint8), {"size": 0}, "whole number from 1"),
         ("gone.png", {}, "gone.png"),
     ],
 )
@@ -174,3 +174,28 @@ def test_images_that_cannot_be_used(image, options, match):
 def test_a_model_without_a_spec():
     with pytest.raises(TrainingError, match="no ModelSpec"):
         predict(nn.Conv2d(1, 1, 1), np.zeros((8, 8), np.uint8))
+
+
+def test_bgr_models_see_what_the_prepared_data_set_shows_them():
+    from transferseg.data import PreparedDataset, Sample
+
+    class One:
+        classes, mode, ids, groups = ("lesion",), "binary", ("a",), ("a",)
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return Sample(image, np.zeros((40, 40), np.uint8), None, "a", "a")
+
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    model = nn.Conv2d(3, 1, 1)
+    model.spec = ModelSpec(
+        "unet", "none", ("lesion",), "binary", input=InputSpec(3, channel_order="BGR")
+    )
+    prepared = PreparedDataset(One(), input=model.spec.input, size=32)[0]["image"]
+    with torch.no_grad():
+        logits = model(prepared[None])
+    wanted = torch.nn.functional.interpolate(logits, (40, 40), mode="bilinear").sigmoid()
+    got = predict_probabilities(model, image, size=32)
+    np.testing.assert_allclose(got, wanted[0, 0].numpy(), atol=1e-6)

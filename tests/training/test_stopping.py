@@ -15,10 +15,19 @@ def test_the_sequence():
     for score in (0.5, 0.55, 0.61, math.nan, 0.7, 0.9):
         better.append(stopping.update(score))
         stops.append(stopping.should_stop)
-    # 0.61 beats 0.5 by more than 0.1; 0.7 does not beat 0.61 by more than 0.1
-    assert better == [True, False, True, False, False, True]
+    # every better score is the best; but 0.7 does not beat 0.61, which beat 0.5 by more than 0.1
+    assert better == [True, True, True, False, True, True]
     assert stops == [False, False, False, False, True, False]
     assert (stopping.best, stopping.best_count, stopping.count) == (0.9, 6, 6)
+
+
+def test_the_best_is_the_best_by_however_little():
+    stopping = EarlyStopping(patience=3, minimum_delta=0.2)
+    for score in (0.5, 0.55, 0.58):
+        stopping.update(score)
+    assert (stopping.best, stopping.best_count, stopping.should_stop) == (0.58, 3, False)
+    stopping.update(0.6)
+    assert stopping.should_stop
 
 
 def test_lower_is_better():

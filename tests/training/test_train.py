@@ -13,7 +13,7 @@ from transferseg.errors import TrainingError
 from transferseg.training import adamw, cosine, evaluate, plateau, sgd, train
 
 from .conftest import _forget
-from .tiny import Accuracy, TermsLoss, accelerator, bce, loader, net
+from .tiny import Accuracy, TermsLoss, accelerator, bce, loader, net, samples
 
 
 def run(model=None, *, epochs=3, **options):
@@ -60,7 +60,8 @@ def test_rows_and_files(tmp_path):
     assert [row["epoch"] for row in history.rows] == [1, 2, 3]
     assert list(history.rows[0]) == [
         "epoch", "step", "loss", "bce", "square", "learning_rate", "seconds", "samples_seen",
-        "score", "validation_accuracy", "validation_loss", "validation_bce", "validation_square",
+        "score", "score_name", "validation_accuracy", "validation_loss", "validation_loss_bce",
+        "validation_loss_square",
     ]  # fmt: skip
     assert history.samples_seen == 27
     assert 0 < history.seconds == pytest.approx(sum(r["seconds"] for r in history.rows))
@@ -194,7 +195,8 @@ def test_plateau_follows_the_score():
         score="quality",
         epochs=3,
     )
-    assert [row["learning_rate"] for row in history.rows] == [0.1, 0.1, 0.1]
+    # the rate of a row is that of the update to come, as with every other schedule
+    assert [row["learning_rate"] for row in history.rows] == [0.1, 0.1, 0.05]
     _forget()
     history = run(
         optimizer=partial(sgd, lr=0.1),
@@ -203,8 +205,7 @@ def test_plateau_follows_the_score():
         score="quality",
         epochs=3,
     )
-    # an epoch's row is written before its score is told to the schedule
-    assert [row["learning_rate"] for row in history.rows] == [0.1, 0.1, 0.05]
+    assert [row["learning_rate"] for row in history.rows] == [0.1, 0.05, 0.025]
 
 
 def test_without_validation(tmp_path):
@@ -288,8 +289,9 @@ def test_a_folder_needs_a_model_that_can_be_saved(tmp_path):
 
 def test_scores_that_are_never_numbers():
     nothing = Scripted([float("nan")] * 3)
-    with pytest.raises(TrainingError, match="no score was a number"):
-        run(metrics=nothing, score="quality", restore_best=True)
+    with pytest.warns(UserWarning, match="no score was a number"):
+        history = run(metrics=nothing, score="quality", restore_best=True)
+    assert (len(history.rows), history.best_epoch) == (3, None)
 
 
 def test_undefined_scores_are_nan():
@@ -303,3 +305,35 @@ def test_undefined_scores_are_nan():
     row = history.rows[0]
     assert row["score"] == row["validation_mean_dice"] == row["validation_dice_lesion"]
     assert row["validation_images"] == 5
+
+
+def test_a_term_of_the_loss_is_never_taken_for_a_score():
+    with pytest.raises(TrainingError, match="unknown score 'bce'"):
+        run(metrics=Accuracy(), score="bce", epochs=1)
+    history = run(metrics=Accuracy(), score="loss_bce", epochs=2)
+    assert history.best_score == min(row["score"] for row in history.rows)
+
+
+def test_a_run_is_not_resumed_under_another_score(tmp_path):
+    run(folder=tmp_path, epochs=1)
+    with pytest.raises(TrainingError, match=r"scored by loss \(min\).*by accuracy \(max\)"):
+        run(folder=tmp_path, epochs=2, resume=True, metrics=Accuracy(), score="accuracy")
+
+
+class Grouped(list):
+    groups = ("a", "b", "c")
+
+
+def test_a_group_on_both_sides_is_refused_before_training():
+    data = torch.utils.data.DataLoader(Grouped(samples(3)), batch_size=3)
+    model = net()
+    before = weights(model)
+    with pytest.raises(TrainingError, match=r"3 group.* a, b, c"):
+        run(model, train_loader=data, validation=data, epochs=1)
+    assert same(before, weights(model))
+    run(model, train_loader=data, validation=data, epochs=1, allow_shared_groups=True)
+
+
+def test_progress_false_prints_nothing(capfd):
+    run(epochs=1, metrics=Accuracy(), score="accuracy")
+    assert capfd.readouterr() == ("", "")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from transferseg.errors import TransferError
-from transferseg.transfer import ADAPTERS, class_rows, zero_skip_slice
+from transferseg.transfer import ADAPTERS, ZeroSkipSlice, class_rows
 
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
@@ -39,7 +39,7 @@ def test_repeat_keeps_the_response_to_equal_channels():
 
 
 def test_zero_skip_slice_by_hand():
-    adapter = zero_skip_slice(1)
+    adapter = ZeroSkipSlice(1)
     opened = adapter.apply(torch.ones(1, 1, 1, 1), torch.full((1, 3, 1, 1), 7.0))
     assert opened.flatten().tolist() == [1.0, 0.0, 0.0]
     assert adapter.covers((1, 1, 1, 1), (1, 3, 1, 1)) == 1

@@ -63,10 +63,9 @@ def test_classifier_and_autoencoder_to_encoder(architecture):
         before = snapshot(target)
         report = ts.transfer_weights(source, target)
         assert report.coverage["encoder"].fraction == 1.0
-        assert set(report.plan.unused.values()) <= {
-            "part 'head' was not asked for",
-            "part 'decoder' was not asked for",
-        }
+        parts = {key.split(".")[0] for key in source.state_dict()} - {"encoder"}
+        wanted = {f"part {part!r} was not asked for" for part in parts}
+        assert set(report.plan.unused.values()) == wanted
         wanted = source.eval().encoder(image)[-1]
         step = target.spec.output_stride  # the same features where both have a position
         got = target.eval().encoder(image)[-1][..., :: 32 // step, :: 32 // step]
@@ -141,6 +140,10 @@ def raw(source):
          r"'layer1\.0\.conv1\.weight' holds NaN"),
         (lambda s: s, {"parts": ("encodr",)}, r"no part 'encodr'.*Did you mean 'encoder'"),
         (lambda s: s, {"source_format": "tim"}, "Did you mean 'timm'"),
+        (lambda s: s, {"unused": ("layer4.*",)}, r"unused= names tensors that are used: layer4"),
+        (lambda s: s, {"input_channels": "sum"}, "input_channels='sum' adapts nothing"),
+        (lambda s: s, {"adapt": {"encoder.*": "sum_input_channels"}}, "adapts nothing"),
+        (lambda s: s, {"parts": ()}, "parts= names nothing"),
         (lambda s: s, {"classes": {"a": "b"}}, "classes= needs a head"),
     ],
 )  # fmt: skip
@@ -179,6 +182,53 @@ def test_declared_left_overs_pass_and_stand_in_the_report():
         report.raise_if_below(head=1.0)
 
 
+def test_wrapped_models_are_themselves_on_both_sides():
+    source, target = unet(classes=("a", "b")), unet(classes=("b", "a"), seed=2)
+    wrapped = torch.nn.DataParallel(source), torch.nn.DataParallel(target)
+    ts.transfer_weights(wrapped[0], wrapped[1], parts=("encoder", "decoder", "head"))
+    assert torch.equal(target.head.weight, source.head.weight.flip(0))
+
+
+def test_a_source_without_class_names_is_told():
+    source, target = unet(classes=("a", "b")), unet(classes=("b", "a"), seed=2)
+    report = ts.transfer_weights(source.state_dict(), target, parts="head")
+    assert "head rows copied by position: the source names no classes" in report.to_markdown()
+
+
+def test_a_head_that_is_left_needs_no_common_class():
+    source, target = unet(classes=("a", "b")), unet(classes=("x", "y"), seed=2)
+    before = snapshot(target)
+    ts.transfer_weights(source, target, parts=("encoder", "head"), leave="head.*")
+    assert torch.equal(target.head.weight, before["head.weight"])
+
+
+def test_tensors_that_trade_places_within_one_module():
+    both = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    before = snapshot(both)
+    rules = {r"a\.": "b.", r"b\.": "a."}
+    ts.transfer_weights(both, both, parts=("a", "b"), rename=rules)
+    assert torch.equal(both["a"].weight, before["b.weight"])
+    assert torch.equal(both["b"].weight, before["a.weight"])
+
+
+def test_adapted_values_are_checked_before_anything_is_written():
+    source = raw(randomise(ts.create_classifier("resnet10t", classes=2)))
+    source["conv1.0.weight"] = torch.full_like(source["conv1.0.weight"], 40000.0)
+    target = unet().half()
+    before = snapshot(target)
+    with pytest.raises(TransferError, match=r"conv1\.0\.weight' holds NaN or infinite.*float16"):
+        ts.transfer_weights(source, target, input_channels="sum")
+    assert_unchanged(before, target)
+
+
+def test_reports_pickle():
+    import pickle
+
+    source, target = unet(classes=("a", "b")), unet(classes=("b", "c"), seed=2)
+    report = ts.transfer_weights(source, target, parts=("encoder", "decoder", "head"))
+    assert pickle.loads(pickle.dumps(report)).to_json() == report.to_json()
+
+
 def test_parts_can_be_longer_prefixes():
     source, target = unet(seed=3), unet()
     before = snapshot(target)
@@ -202,3 +252,5 @@ def test_reports_agree_with_each_other(tmp_path):
     assert report.coverage["decoder"].loaded_values == moved
     target.save_pretrained(tmp_path / "unet", transfer=report)
     assert json.loads((tmp_path / "unet" / "transfer.json").read_text()) == values
+    target.save_pretrained(tmp_path / "unet")  # another save, which no transfer is known of
+    assert not (tmp_path / "unet" / "transfer.json").exists()

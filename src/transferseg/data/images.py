@@ -43,7 +43,9 @@ def _open(path: str | Path) -> Image.Image:
             f"{path}: holds {frames} images; expected one. Save each frame as its own file."
         )
     # Pillow has no 16-bit colour mode: it would silently drop the lower 8 bits of every channel.
-    if image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in image.tile):
+    raw = [tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0] for tile in image.tile]
+    deep = any(str(mode).endswith(("16B", "16L", "16N")) for mode in raw)
+    if image.mode in ("RGB", "RGBA") and deep:
         image.close()
         raise DataError(
             f"{path}: 16-bit colour cannot be read without losing its lower 8 bits; save it as "
@@ -171,6 +173,15 @@ def to_channels(image: Array, channels: int, order: str) -> Array:
             np.rint(grey, out=grey)
         return np.asarray(grey[..., None], dtype=image.dtype)
     return image[..., ::-1] if order == "BGR" else image
+
+
+def to_model_channels(image: Array, input: InputSpec) -> Array:
+    """Convert to the channels of a model, before resizing, augmenting and normalising.
+
+    Colour stays RGB until `normalise`, which turns it to BGR where the weights want that.
+    """
+    order = "RGB" if input.channel_order == "BGR" else str(input.channel_order)
+    return to_channels(image, input.channels, order)
 
 
 def unit_scale(image: Array, name: str = "image") -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from transferseg.data.images import normalise, resize_image, to_channels
+from transferseg.data.images import normalise, resize_image, to_model_channels
 from transferseg.data.masks import resize_mask
 from transferseg.data.transforms import Augment, Augmentation
 from transferseg.errors import DataError, some
@@ -238,6 +238,15 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         index = self.indices[check_index(position, len(self))]
         sample = self._cache.get(index) or self._read(index)
         image, mask = sample.image, sample.mask
+        if (
+            isinstance(self.augment, Augmentation)
+            and self.augment.swaps
+            and sample.label is not None
+        ):
+            raise DataError(
+                f"{sample.id}: a reflection would make the label of a sided class wrong; augment "
+                "labelled images with reflect=0, or with swap=() if sides do not matter."
+            )
         if self.augment is not None:
             image, mask = self.augment(image, mask, self._sample_seed(position))
         item: dict[str, Any] = {"image": self._image_tensor(image, sample.id)}
@@ -265,9 +274,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         sample = self.reader[index]
         _check_targets(sample, self.reader.classes, self.reader.mode)
         try:
-            # Colour stays RGB until `normalise`, which turns it to BGR where the weights want that.
-            order = "RGB" if self.input.channel_order == "BGR" else str(self.input.channel_order)
-            image = to_channels(sample.image, self.input.channels, order)
+            image = to_model_channels(sample.image, self.input)
         except DataError as error:
             raise DataError(f"{sample.id}: {error}") from error
         mask = sample.mask

@@ -17,6 +17,7 @@ What albumentations 2.0.8 does that one would not expect, and what is done here 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -81,13 +82,16 @@ def side_pairs(
             raise DataError(f"a class can change places with one other only, got swap={pairs}.")
         return tuple((classes.index(a), classes.index(b)) for a, b in pairs)
     found = []
-    lower = [name.lower() for name in classes]
+    # "Lung (left)", "lung-left", "LeftLung": names as their words
+    spelled = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower() for name in classes]
+    lower = [" ".join(re.findall(r"[a-z0-9]+", name)) for name in spelled]
     for position, name in enumerate(lower):
-        words = name.replace("_", " ").split()
+        words = name.split()
         side = next((side for side in ("left", "right") if side in words), None)
         if side is None:
             continue
-        other = name.replace(side, {"left": "right", "right": "left"}[side])
+        opposite = {"left": "right", "right": "left"}[side]
+        other = " ".join(opposite if word == side else word for word in words)
         if other not in lower:
             raise DataError(
                 f"class {classes[position]!r} has a side but no counterpart {other!r}, so a "
@@ -140,6 +144,11 @@ class Augmentation:
         """
         pairs = side_pairs(tuple(classes), self.swap) if self.reflect else ()
         return replace(self, _pairs=pairs, _mode=mode)
+
+    @property
+    def swaps(self) -> bool:
+        """Whether classes change places when it reflects an image."""
+        return bool(self.reflect and self._pairs)
 
     def __call__(self, image: Array, mask: Array | None, seed: int) -> tuple[Array, Array | None]:
         """Augment one sample; see `Augment`."""

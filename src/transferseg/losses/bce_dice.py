@@ -51,7 +51,7 @@ def bce_dice_terms(
     dice_weight: float = 1.0,
     squared: bool = True,
     per_image: bool = True,
-    ignore_index: int | None = None,
+    ignore_index: int | None = 255,
     class_weight: Tensor | Sequence[float] | None = None,
     pos_weight: Tensor | Sequence[float] | None = None,
     empty: EmptyLoss = "penalise",
@@ -108,7 +108,7 @@ def bce_dice_loss(
     dice_weight: float = 1.0,
     squared: bool = True,
     per_image: bool = True,
-    ignore_index: int | None = None,
+    ignore_index: int | None = 255,
     class_weight: Tensor | Sequence[float] | None = None,
     pos_weight: Tensor | Sequence[float] | None = None,
     empty: EmptyLoss = "penalise",
@@ -132,7 +132,8 @@ def bce_dice_loss(
         dice_weight: factor of the Dice loss, 0 or more.
         squared: squared denominators in Dice, as in the source.
         per_image: Dice of each image; False is Dice of the whole batch.
-        ignore_index: pixels with this target value count in no sum and get no gradient.
+        ignore_index: pixels with this target value count in no sum and get no gradient; None for
+            none.
         class_weight: K values, the weight of each class in the cross-entropy; multiclass only.
         pos_weight: K values, the weight of the positives in the binary cross-entropy; binary and
             multilabel only.
@@ -202,7 +203,7 @@ class BCEDiceLoss(nn.Module):
         dice_weight: float = 1.0,
         squared: bool = True,
         per_image: bool = True,
-        ignore_index: int | None = None,
+        ignore_index: int | None = 255,
         class_weight: Tensor | Sequence[float] | None = None,
         pos_weight: Tensor | Sequence[float] | None = None,
         empty: EmptyLoss = "penalise",

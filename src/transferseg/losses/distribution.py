@@ -41,7 +41,7 @@ def binary_cross_entropy(
     target: Tensor,
     *,
     pos_weight: Tensor | Sequence[float] | None = None,
-    ignore_index: int | None = None,
+    ignore_index: int | None = 255,
 ) -> Tensor:
     """Binary cross-entropy of logits, the mean over pixels and classes that count.
 
@@ -52,7 +52,7 @@ def binary_cross_entropy(
         logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32.
         target: (B, K, H, W), 0 to 1 in any real dtype, soft values allowed (not checked here).
         pos_weight: K values, the weight of the positives of each class.
-        ignore_index: entries with this target value count in no sum.
+        ignore_index: entries with this target value count in no sum; None for none.
 
     Returns:
         A scalar, 0 or more; 0, with a graph, when nothing counts.
@@ -76,7 +76,7 @@ def cross_entropy(
     target: Tensor,
     *,
     class_weight: Tensor | Sequence[float] | None = None,
-    ignore_index: int | None = None,
+    ignore_index: int | None = 255,
 ) -> Tensor:
     """Cross-entropy of logits over exclusive classes, the mean over pixels that count.
 
@@ -88,7 +88,7 @@ def cross_entropy(
             float32.
         target: class indices, (B, H, W), integers in 0..K-1 or `ignore_index` (not checked here).
         class_weight: K values, the weight of each class.
-        ignore_index: pixels with this label count in no sum.
+        ignore_index: pixels with this label count in no sum; None for none.
 
     Returns:
         A scalar, 0 or more; 0, with a graph, when nothing counts (torch gives NaN).

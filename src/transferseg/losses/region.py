@@ -78,7 +78,7 @@ def dice_loss(
     mode: TargetMode,
     squared: bool = True,
     per_image: bool = True,
-    ignore_index: int | None = None,
+    ignore_index: int | None = 255,
     empty: EmptyLoss = "penalise",
     eps: float = 1e-6,
 ) -> Tensor:
@@ -112,7 +112,7 @@ def dice_loss(
         mode: "binary" (K = 1), "multiclass" or "multilabel".
         squared: squared denominators, as in the source.
         per_image: sums over each image; False sums over the whole batch.
-        ignore_index: pixels with this target value count in no sum.
+        ignore_index: pixels with this target value count in no sum; None for none.
         empty: "penalise" or "skip", see above.
         eps: added to the denominator, above 0.
 
@@ -143,7 +143,7 @@ def mean_dice_loss(
     mode: TargetMode,
     squared: bool = True,
     per_image: bool = True,
-    ignore_index: int | None = None,
+    ignore_index: int | None = 255,
     empty: EmptyLoss = "penalise",
     eps: float = 1e-6,
 ) -> Tensor:

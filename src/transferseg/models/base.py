@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,6 +65,10 @@ class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
     def transfer_rows(self) -> tuple[str, ...]:
         """Keys of the tensors that have one row a class."""
 
+    def transfer_unused(self) -> tuple[str, ...]:
+        """Keys of the timm model that its encoder does without (classifier heads)."""
+        return self.encoder.pruned
+
     def transfer_stem(self) -> tuple[str, ...]:
         """Keys of the convolutions that read the image."""
         return tuple(f"encoder.{key}" for key in self.encoder.stem_keys())
@@ -79,14 +84,28 @@ class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
         save_directory: str | os.PathLike[str],
         *,
         transfer: TransferReport | None = None,
-        **hub: Any,  # noqa: ANN401 - the mixin's own options, passed on
-    ) -> None:
+        config: Any = None,  # noqa: ANN401 - a dict; the mixin takes dataclasses too
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push: Any,  # noqa: ANN401 - the mixin's own options, checked by it
+    ) -> str | None:
         """Write `model.safetensors` and `config.json` (and `transfer.json`), atomically.
 
         Args:
             save_directory: made if it does not exist; a checkpoint in it is replaced.
             transfer: the report of the transfer that the weights began with.
-            **hub: what `push_to_hub` passes; a model card is written for it.
+            config: must be what the spec says, if given (the hub's mixin gives it).
+            repo_id: on the hub; the folder's name by default.
+            push_to_hub: also upload it; see `push_to_hub`.
+            model_card_kwargs: of the model card, which is written when pushing.
+            **push: options of `push_to_hub`.
+
+        Returns:
+            The address of the commit on the hub when pushed, else None.
+
+        Raises:
+            CheckpointError: another config than the spec's, or hub options without a push.
 
         Example:
             >>> import tempfile, transferseg as ts
@@ -96,13 +115,30 @@ class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
             ...     ts.Segmenter.from_pretrained(folder).spec == model.spec
             True
         """
-        texts = {CONFIG_FILE: json.dumps({"spec": self.spec.to_dict()}, indent=2, sort_keys=True)}
+        own = {"spec": self.spec.to_dict()}
+        if config is not None and dict(config) != own:
+            raise CheckpointError("config= is not this model's spec; leave it out.")
+        if not push_to_hub and (push or repo_id):
+            raise CheckpointError(
+                f"{sorted(push) or ['repo_id']}: options of a push to the hub; "
+                "give push_to_hub=True, or leave them out."
+            )
+        texts = {CONFIG_FILE: json.dumps(own, indent=2, sort_keys=True)}
         if transfer is not None:
             texts[TRANSFER_FILE] = transfer.to_json()
-        write_checkpoint(save_directory, self, texts)
-        if "model_card_kwargs" in hub:
-            card = self.generate_model_card(**(hub["model_card_kwargs"] or {}))
+        stale = () if transfer is not None else (TRANSFER_FILE,)
+        write_checkpoint(save_directory, self, texts, remove=stale)
+        if model_card_kwargs is not None:
+            card = self.generate_model_card(**model_card_kwargs)
             card.save(Path(save_directory) / "README.md")
+        if not push_to_hub:
+            return None
+        address: str = self.push_to_hub(
+            repo_id=repo_id or Path(save_directory).name,
+            model_card_kwargs=dict(model_card_kwargs or {}),
+            **push,
+        )
+        return address
 
     @classmethod
     def from_pretrained(
@@ -118,15 +154,26 @@ class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
             **hub: options of the hub's download (`revision`, `token`, `cache_dir`, ...).
 
         Raises:
-            CheckpointError: no such folder, another kind of model, or weights that do not fit the
-                spec; it names the folder and the keys.
+            CheckpointError: no such folder or repository, another kind of model, or weights that
+                do not fit the spec; it names the folder and the keys.
         """
-        path = Path(pretrained_model_name_or_path)
-        is_path = isinstance(pretrained_model_name_or_path, os.PathLike) or path.is_absolute()
-        if path.exists() or is_path or str(pretrained_model_name_or_path).startswith("."):
+        name = pretrained_model_name_or_path
+        path = Path(name)
+        # A hub name is "repository" or "owner/repository", and no folder here.
+        on_hub = isinstance(name, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
+        if path.exists() or not on_hub:
+            if hub:
+                raise CheckpointError(f"{path} is a folder; {sorted(hub)} are for the hub.")
             return cls._from_folder(path)
         load = cast(Callable[..., M], super().from_pretrained)
-        return load(pretrained_model_name_or_path, strict=True, **hub)
+        try:
+            return load(name, strict=True, **hub)
+        except CheckpointError:
+            raise
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{name!r} is neither a folder here nor a hub repository that can be read: {error}"
+            ) from error
 
     @classmethod
     def _from_folder(cls: type[M], folder: Path) -> M:

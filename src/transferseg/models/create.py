@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,8 +16,9 @@ from transferseg.models.decoders import DECODERS, check_options
 from transferseg.models.encoders import encoder_capabilities, encoder_input
 from transferseg.models.segmenter import Segmenter
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
-from transferseg.transfer import transfer_weights
-from transferseg.transfer.api import InputChannels
+from transferseg.transfer import read_source, transfer_weights
+from transferseg.transfer.adapters import InputChannels
+from transferseg.transfer.sources import ENCODER_PREFIX
 from transferseg.types import TargetMode
 
 #: Of the encoder: None (random), "default" or a tag of timm's (downloaded), or a checkpoint's path.
@@ -89,7 +91,7 @@ def create_model(
         output_stride=_output_stride(architecture, encoder, output_stride),
         dilation=dilation,
         decoder=decoder,
-        input=_input(encoder, in_channels, input_spec),
+        input=_input(encoder, in_channels, input_spec, weights),
     )
     return _with_weights(Segmenter, spec, weights)
 
@@ -129,7 +131,7 @@ def create_classifier(
         classes=names,
         mode=mode or default_mode(names),
         decoder={"dropout": dropout},
-        input=_input(encoder, in_channels, input_spec),
+        input=_input(encoder, in_channels, input_spec, weights),
     )
     return _with_weights(Classifier, spec, weights)
 
@@ -171,20 +173,39 @@ def create_autoencoder(
         classes=names or tuple(f"channel_{index}" for index in range(in_channels)),
         mode="multilabel",
         decoder=decoder,
-        input=_input(encoder, in_channels, input_spec),
+        input=_input(encoder, in_channels, input_spec, weights),
     )
     return _with_weights(Autoencoder, spec, weights)
 
 
-def _input(encoder: str, in_channels: int, input_spec: InputSpec | None) -> InputSpec:
+def _is_path(weights: Weights) -> bool:
+    if weights is None or weights == "default":
+        return False
+    return not isinstance(weights, str) or os.sep in weights or Path(weights).exists()
+
+
+def _input(
+    encoder: str, in_channels: int, input_spec: InputSpec | None, weights: Weights
+) -> InputSpec:
+    """What was asked for, else what the weights expect, else what timm's weights would."""
     encoder_capabilities(encoder)  # an unknown name gets its own error first
-    if input_spec is None:
+    if input_spec is not None:
+        if input_spec.channels != in_channels:
+            raise SpecError(
+                f"input_spec has {input_spec.channels} channels, but in_channels is {in_channels}."
+            )
+        return input_spec
+    if weights is None or weights == "default":
         return encoder_input(encoder, in_channels)
-    if input_spec.channels != in_channels:
-        raise SpecError(
-            f"input_spec has {input_spec.channels} channels, but in_channels is {in_channels}."
-        )
-    return input_spec
+    if not _is_path(weights):
+        return encoder_input(f"{encoder}.{weights}", in_channels)
+    known = read_source(weights).spec
+    if known is None:
+        return encoder_input(encoder, in_channels)
+    if known.input.channels == in_channels:
+        return known.input
+    adapted = InputSpec.from_statistics(known.input.mean, known.input.std, channels=in_channels)
+    return replace(adapted, value_range=known.input.value_range)
 
 
 def _output_stride(architecture: str, encoder: str, asked: int | None) -> int:
@@ -200,10 +221,22 @@ def _output_stride(architecture: str, encoder: str, asked: int | None) -> int:
 def _with_weights(model_class: type[M], spec: ModelSpec, weights: Weights) -> M:
     if weights is None:
         return model_class(spec)
-    if isinstance(weights, str) and not Path(weights).exists() and os.sep not in weights:
-        return model_class(spec, pretrained=True if weights == "default" else weights)
+    if not _is_path(weights):
+        return model_class(spec, pretrained=True if weights == "default" else str(weights))
     model = model_class(spec)
-    channels: InputChannels = "sum" if spec.input.channels == 1 else "repeat"
-    report = transfer_weights(weights, model, parts=("encoder",), input_channels=channels)
+    report = transfer_weights(
+        weights, model, parts=("encoder",), input_channels=_channels(weights, model)
+    )
     report.raise_if_below(encoder=1.0)
     return model
+
+
+def _channels(weights: str | os.PathLike[str], model: SpecModel) -> InputChannels | None:
+    """How the file's first convolution becomes the model's: as timm does it, or not at all."""
+    tensors = read_source(weights).tensors
+    for stem in model.transfer_stem():
+        wanted = model.get_parameter(stem).shape[1]
+        for key in (stem, stem.removeprefix(ENCODER_PREFIX)):
+            if key in tensors and tensors[key].shape[1] != wanted:
+                return "sum" if wanted == 1 else "repeat"
+    return None

@@ -1,7 +1,9 @@
 """Output stride 8 and 16: a stage that would exceed it keeps it, and what follows is dilated.
 
 The promise for every encoder that is dilated here: its feature maps, subsampled, equal those of the
-undilated encoder with the same weights. `encoders.probe` checks it before an encoder is built.
+undilated encoder with the same weights, on images whose sides are multiples of 32 (elsewhere VGG's
+poolings, which round down, see less of the border than the dilated ones). `encoder_capabilities`
+checks it before an encoder is built, and refuses the stride otherwise.
 """
 
 from __future__ import annotations

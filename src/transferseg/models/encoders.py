@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import log2, prod
+from math import ceil, log2, prod
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ class EncoderCapabilities:
         output_strides: those that it can be built with; below 32 only where its features,
             subsampled, equal the undilated ones.
         refusals: output stride -> why it is refused.
+        multiple: images are padded (right and bottom) to a multiple of this, 1 for none.
+        pruned: keys of the timm model that the encoder does without.
     """
 
     name: str
@@ -38,6 +41,8 @@ class EncoderCapabilities:
     strides: tuple[int, ...]
     output_strides: tuple[int, ...]
     refusals: tuple[tuple[int, str], ...] = ()
+    multiple: int = 1
+    pruned: tuple[str, ...] = ()
 
 
 class Encoder(nn.Module):
@@ -89,10 +94,20 @@ class Encoder(nn.Module):
         self.model = _build(name, in_channels, output_stride, pretrained)
         self.channels = capabilities.channels
         self.strides = tuple(min(stride, output_stride) for stride in capabilities.strides)
+        self.multiple = capabilities.multiple
+        self.pruned = capabilities.pruned
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> feature maps (B, channels[i], ~H/strides[i], ~W/strides[i])."""
+        height, width = image.shape[-2:]
+        if self.multiple > 1:
+            image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         features: list[Tensor] = self.model.forward_intermediates(image, intermediates_only=True)
+        if self.multiple > 1:
+            features = [
+                feature[..., : ceil(height / stride), : ceil(width / stride)]
+                for feature, stride in zip(features, self.strides, strict=True)
+            ]
         return features
 
     def stem_keys(self) -> tuple[str, ...]:
@@ -119,6 +134,8 @@ def list_encoders(pattern: str = "") -> list[str]:
 def encoder_input(name: str, channels: int) -> InputSpec:
     """The input that timm's weights of this encoder expect, for any number of channels."""
     config = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise SpecError(f"timm knows no statistics of {name!r}; give input_spec=.")
     return InputSpec.from_statistics(config.mean, config.std, channels=channels)
 
 
@@ -136,6 +153,14 @@ def encoder_capabilities(name: str) -> EncoderCapabilities:
     """
     if not is_model(name):
         raise SpecError(unknown_name("encoder", name, timm.list_models()))
+    if "." in name:
+        base, _, tag = name.partition(".")
+        raise SpecError(f"{name!r} names weights too: give encoder={base!r}, weights={tag!r}.")
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        return _explore(name)
+
+
+def _explore(name: str) -> EncoderCapabilities:
     plain = _probe(name, 32)
     image = torch.linspace(-2.0, 2.0, 3 * 160 * 192).sin().reshape(1, 3, 160, 192)
     features = _features(plain, image, name)
@@ -151,7 +176,33 @@ def encoder_capabilities(name: str) -> EncoderCapabilities:
         if problem := _dilation_problem(name, output_stride, plain, features, image):
             refusals[output_stride] = problem
     able = tuple(stride for stride in OUTPUT_STRIDES if stride not in refusals)
-    return EncoderCapabilities(name, channels, strides, able, tuple(refusals.items()))
+    return EncoderCapabilities(
+        name,
+        channels,
+        strides,
+        able,
+        tuple(refusals.items()),
+        _multiple(plain),
+        _pruned(name, plain),
+    )
+
+
+def _multiple(model: Any) -> int:  # noqa: ANN401 - a timm model
+    """1 when images of odd sizes pass, else the 32 to which they must be padded."""
+    try:
+        with torch.no_grad():
+            model.forward_intermediates(torch.zeros(1, 3, 147, 181), intermediates_only=True)
+    except (RuntimeError, AssertionError, ValueError):
+        return 32
+    return 1
+
+
+def _pruned(name: str, model: nn.Module) -> tuple[str, ...]:
+    """Keys of the whole timm model that the encoder has not."""
+    kept = model.state_dict()
+    with torch.device("meta"):
+        whole = model_entrypoint(name)(pretrained=False).state_dict()
+    return tuple(key for key in whole if key not in kept)
 
 
 def _build(name: str, in_channels: int, output_stride: int, pretrained: bool | str = False) -> Any:  # noqa: ANN401 - a timm model
@@ -167,8 +218,11 @@ def _build(name: str, in_channels: int, output_stride: int, pretrained: bool | s
         model = timm.create_model(
             tagged, pretrained=bool(pretrained), in_chans=in_channels, num_classes=0, **options
         )
-    except RuntimeError as error:
-        raise SpecError(f"timm cannot build encoder {tagged!r}: {error}.") from error
+    except (RuntimeError, OSError) as error:
+        raise SpecError(
+            f"timm cannot build encoder {tagged!r}{' with its weights' if pretrained else ''}: "
+            f"{error}"
+        ) from error
     if not hasattr(model, "forward_intermediates"):
         raise SpecError(f"encoder {name!r} has no forward_intermediates in this timm.")
     model.prune_intermediate_layers(None, prune_norm=True, prune_head=True)
@@ -190,11 +244,10 @@ def _model_class(name: str) -> type[nn.Module]:
 def _probe(name: str, output_stride: int) -> Any:  # noqa: ANN401 - a timm model
     """The encoder with random weights in which no branch is silent (timm zeroes residual norms)."""
     try:
-        with torch.device("meta"):
-            model = _build(name, 3, output_stride)
+        model = _build(name, 3, output_stride)
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise SpecError(f"timm cannot build {name!r} at stride {output_stride}: {error}") from error
-    model = model.to_empty(device="cpu").eval()
+    model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, value in model.state_dict().items():
@@ -213,7 +266,7 @@ def _features(model: Any, image: Tensor, name: str) -> list[Tensor]:  # noqa: AN
     try:
         with torch.no_grad():
             features: list[Tensor] = model.forward_intermediates(image, intermediates_only=True)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise SpecError(
             f"encoder {name!r} does not take images of any size: {str(error).strip()}"
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transferseg.training.evaluate import MeanLoss, Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.history import History
+from transferseg.training.judge import ScoreLike
 from transferseg.training.loop import fit
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.optimizers import OPTIMIZERS, adam, adamw, sgd, weight_decay_groups
@@ -22,7 +23,7 @@ from transferseg.training.schedules import (
 from transferseg.training.state import OptimizerLike, TrainState
 from transferseg.training.stopping import EarlyStopping
 from transferseg.training.targets import Loss
-from transferseg.training.train import ScoreLike, train
+from transferseg.training.train import train
 
 __all__ = [
     "OPTIMIZERS",

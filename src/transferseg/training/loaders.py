@@ -65,8 +65,10 @@ def own_generators(loader: Loader) -> None:
     if plain.generator is None:
         plain.generator = torch.Generator()
     sampler = get_sampler(plain)
-    if isinstance(sampler, _TORCH_SAMPLERS) and sampler.generator is None:
-        sampler.generator = plain.generator
+    if isinstance(sampler, _TORCH_SAMPLERS) and sampler.generator in (None, plain.generator):
+        # Not the loader's own: a new iterator draws the workers' seed from that, and an iterator
+        # with persistent workers does not, so that the order would differ after a resume.
+        sampler.generator = torch.Generator()
 
 
 def epoch_of(loader: Loader, *, seed: int, epoch: int, skip: int) -> Any:  # noqa: ANN401

@@ -119,7 +119,7 @@ def _logits(
     device: torch.device | str | None,
 ) -> Tensor:
     """(K, H, W) float32, in the image's own height and width."""
-    from transferseg.data.images import normalise, resize_image, to_channels
+    from transferseg.data.images import normalise, resize_image, to_model_channels
 
     spec: ModelSpec = spec_of(model)
     if device is not None:
@@ -127,10 +127,14 @@ def _logits(
     raw = _array(image)
     own = (raw.shape[0], raw.shape[1])
     seen = own if size is None else (size, size) if isinstance(size, int) else size
-    if min(seen) < 1:
-        raise DataError(f"size must be 1 or more, got {size}.")
+    if not (
+        isinstance(seen, tuple | list)
+        and len(seen) == 2
+        and all(isinstance(side, int) and side > 0 for side in seen)
+    ):
+        raise DataError(f"size must be a whole number from 1 or (height, width), got {size}.")
     # Channels first, then size, then normalisation: the order in which training data are prepared.
-    raw = to_channels(raw, spec.input.channels, str(spec.input.channel_order))
+    raw = to_model_channels(raw, spec.input)
     if seen != own:
         raw = resize_image(raw, seen)
     pixels = torch.from_numpy(normalise(raw, spec.input))[None].to(device_of(model))

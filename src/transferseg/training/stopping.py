@@ -13,9 +13,9 @@ from transferseg.errors import TrainingError, unknown_name
 class EarlyStopping:
     """Watch a score: is it the best so far, has it stopped improving?
 
-    A score improves when it is better than the best so far by more than `minimum_delta`. A NaN
-    never improves. Its whole state follows from the scores it has seen, so a resumed run shows it
-    the former scores again.
+    The best is the best, by however little. What keeps training going is an improvement by more
+    than `minimum_delta` over the score of the last improvement. A NaN is neither. The whole state
+    follows from the scores it has seen, so a resumed run shows it the former scores again.
 
     Attributes:
         patience: evaluations without improvement after which to stop, from 1; None never stops.
@@ -42,6 +42,8 @@ class EarlyStopping:
     best: float | None = field(default=None, init=False)
     best_count: int = field(default=0, init=False)
     count: int = field(default=0, init=False)
+    _reference: float | None = field(default=None, init=False, repr=False)
+    _reference_count: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 1:
@@ -56,15 +58,17 @@ class EarlyStopping:
         self.count += 1
         if math.isnan(score):
             return False
-        gain = math.inf if self.best is None else score - self.best
-        if self.mode == "min" and self.best is not None:
-            gain = -gain
-        if gain <= self.minimum_delta:
+        if self._reference is None or self._gain(score, self._reference) > self.minimum_delta:
+            self._reference, self._reference_count = score, self.count
+        if self.best is not None and self._gain(score, self.best) <= 0:
             return False
         self.best, self.best_count = score, self.count
         return True
 
+    def _gain(self, score: float, reference: float) -> float:
+        return score - reference if self.mode == "max" else reference - score
+
     @property
     def should_stop(self) -> bool:
-        """Whether `patience` evaluations have passed since the best."""
-        return self.patience is not None and self.count - self.best_count >= self.patience
+        """Whether `patience` evaluations have passed since the last improvement."""
+        return self.patience is not None and self.count - self._reference_count >= self.patience

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+import warnings
 from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from accelerate import Accelerator
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-from transferseg.errors import TrainingError, unknown_name
+from transferseg.errors import TrainingError, some
 from transferseg.training.atomic import recovered, replacing, write_text
-from transferseg.training.evaluate import MeanLoss, Metric, evaluate
+from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.history import History, rows_to_csv
+from transferseg.training.judge import Judge, ScoreLike, make_judge
+from transferseg.training.loaders import length
 from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
 from transferseg.training.progress import UpdateBar
@@ -27,9 +28,6 @@ from transferseg.training.state import OptimizerLike, TrainState
 from transferseg.training.stopping import EarlyStopping
 from transferseg.training.targets import Loader, Loss
 from transferseg.types import Target
-
-#: The number that decides which epoch is best: a name among the scores, or a function of them.
-ScoreLike: TypeAlias = str | Callable[[Any], float]
 
 
 def train(
@@ -55,6 +53,7 @@ def train(
     target: Target = "mask",
     clip_norm: float | None = None,
     channels_last: bool = False,
+    allow_shared_groups: bool = False,
 ) -> History:
     """Train a model for some epochs; evaluate it after each.
 
@@ -70,7 +69,7 @@ def train(
         train_loader: batches as the data room makes them.
         validation_loader: evaluated after every epoch; without it there is no score.
         loss: (logits, target) -> scalar; see `Loss`. Its mean over the validation samples is among
-            the scores as "loss".
+            the scores as "loss", those of its terms as "loss_<term>".
         epochs: complete epochs, those of a resumed run included.
         metrics: counts whose scores are kept as `validation_<name>`; only the loss when not given.
         score: decides which epoch is best: a name among the scores, or a function of what
@@ -90,6 +89,8 @@ def train(
         target: "mask", "label" or "image".
         clip_norm: see `fit`.
         channels_last: see `fit`.
+        allow_shared_groups: train although a group (a patient) is in both loaders; only to see
+            whether a model can overfit.
 
     Returns:
         The history of all epochs.
@@ -112,7 +113,9 @@ def train(
         >>> [row["epoch"] for row in history.rows], history.best_score == history.rows[-1]["score"]
         ([1, 2], True)
     """
-    judge = _judge(metrics, score, mode, loss, validation_loader is not None)
+    if not allow_shared_groups:
+        _check_leak(train_loader, validation_loader)
+    judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
     place = None if folder is None else Path(folder)
     _check_options(model, place, judge, schedule, patience, restore_best, resume)
     state = TrainState.prepare(
@@ -139,56 +142,26 @@ def train(
     return run.history()
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """What is measured after an epoch and what number is made of it."""
-
-    metrics: dict[str, Metric[Any]]
-    score: ScoreLike
-    mode: Literal["max", "min"]
-
-    def read(self, results: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-        """The score, and the columns of the history."""
-        scores = results.get("scores")
-        flat = {**_flat(scores), **results["loss"]}
-        if callable(self.score):
-            value = self.score(results["loss"] if scores is None else scores)
-        elif self.score in flat:
-            value = flat[self.score]
-        else:
-            raise TrainingError(unknown_name("score", self.score, flat))
-        return float(value), {f"validation_{name}": number for name, number in flat.items()}
-
-
-def _judge(
-    metrics: Metric[Any] | None,
-    score: ScoreLike | None,
-    mode: Literal["max", "min"] | None,
-    loss: Loss,
-    validation: bool,
-) -> _Judge | None:
-    if not validation:
-        given = {"metrics": metrics, "score": score, "mode": mode}
-        names = [name for name, value in given.items() if value is not None]
-        if names:
-            raise TrainingError(f"{' and '.join(names)} without a validation loader to measure on.")
-        return None
-    if metrics is not None and score is None:
+def _check_leak(train_loader: Any, validation_loader: Any) -> None:  # noqa: ANN401
+    """No group in both loaders, where their data sets tell groups."""
+    if validation_loader is None:
+        return
+    if length(validation_loader) == 0:
+        raise TrainingError("the validation loader has no batches; an empty split?")
+    sides = [getattr(loader.dataset, "groups", ()) for loader in (train_loader, validation_loader)]
+    shared = set(sides[0]) & set(sides[1])
+    if shared:
         raise TrainingError(
-            "say which score decides about the best epoch: score='dice' or another name among the "
-            "metrics' scores, score='loss', or a function of the scores."
+            f"{len(shared)} group(s) are in the training and in the validation loader, so the "
+            f"scores would be too good: {some(sorted(map(str, shared)))}. Split with "
+            "data.split_by_group, or give allow_shared_groups=True."
         )
-    measured: dict[str, Metric[Any]] = {} if metrics is None else {"scores": metrics}
-    score = score or "loss"
-    return _Judge(
-        {**measured, "loss": MeanLoss(loss)}, score, mode or ("min" if score == "loss" else "max")
-    )
 
 
 def _check_options(
     model: nn.Module,
     folder: Path | None,
-    judge: _Judge | None,
+    judge: Judge | None,
     schedule: ScheduleLike | None,
     patience: int | None,
     restore_best: bool,
@@ -226,7 +199,7 @@ def _check_options(
 class _Run:
     state: TrainState
     folder: Path | None
-    judge: _Judge | None
+    judge: Judge | None
     stopping: EarlyStopping
     keep_best: bool
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -235,6 +208,12 @@ class _Run:
         self.state.load(save)
         for row in self.state.history:
             if "score" in row:
+                if self.judge is None or row["score_name"] != self.judge.name:
+                    wanted = None if self.judge is None else self.judge.name
+                    raise TrainingError(
+                        f"the run in {save} was scored by {row['score_name']}, this one would be "
+                        f"by {wanted}; give the same score and mode, or begin another folder."
+                    )
                 self.stopping.update(row["score"])
 
     def follow(self, events: Any, validation_loader: Any, target: Target, bar: UpdateBar) -> None:  # noqa: ANN401
@@ -271,8 +250,9 @@ class _Run:
                 progress=bar.shown,
             )
             score, columns = self.judge.read(results)
-            row.update(score=score, **columns)
+            row.update(score=score, score_name=self.judge.name, **columns)
             self.state.step_plateau(score)
+            row["learning_rate"] = self.state.learning_rate  # a plateau may just have lowered it
         return row
 
     def keep(self, row: dict[str, Any]) -> None:
@@ -298,7 +278,12 @@ class _Run:
 
     def restore(self) -> None:
         if self.stopping.best is None:
-            raise TrainingError("there are no best weights to restore: no score was a number.")
+            warnings.warn(
+                "there are no best weights to restore, since no score was a number: the model "
+                "keeps those of the last epoch.",
+                stacklevel=3,
+            )
+            return
         if self.folder is None:
             self.state.unwrapped.load_state_dict(self.best)
             return
@@ -316,18 +301,3 @@ class _Run:
             seconds=self.state.seconds,
             samples_seen=self.state.samples_seen,
         )
-
-
-def _flat(scores: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
-    """The numbers in nested scores, by names joined with underscores."""
-    if hasattr(scores, "to_dict"):
-        scores = scores.to_dict()
-    if not isinstance(scores, Mapping):
-        return {}
-    flat: dict[str, Any] = {}
-    for name, value in scores.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}_"))
-        elif value is None or isinstance(value, int | float):  # None: undefined, as JSON says it
-            flat[f"{prefix}{name}"] = math.nan if value is None else value
-    return flat

@@ -1,9 +1,17 @@
 """Transfer: names, shapes and tensors only; every tensor loaded, adapted or declared."""
 
-from transferseg.transfer.adapters import ADAPTERS, Adapter, class_rows, zero_skip_slice
+from transferseg.transfer.adapters import (
+    ADAPTERS,
+    Adapter,
+    ChannelAdapter,
+    ClassRows,
+    ZeroSkipSlice,
+    class_rows,
+)
 from transferseg.transfer.api import transfer_weights
+from transferseg.transfer.apply import apply_plan
 from transferseg.transfer.files import SourceWeights, read_source, read_spec
-from transferseg.transfer.plan import Declarations, Move, TransferPlan, apply_plan, make_plan
+from transferseg.transfer.plan import Declarations, Move, TransferPlan, make_plan
 from transferseg.transfer.report import Coverage, TransferReport
 from transferseg.transfer.sources import SOURCES, SourceFormat
 
@@ -11,6 +19,8 @@ __all__ = [
     "ADAPTERS",
     "SOURCES",
     "Adapter",
+    "ChannelAdapter",
+    "ClassRows",
     "Coverage",
     "Declarations",
     "Move",
@@ -18,11 +28,11 @@ __all__ = [
     "SourceWeights",
     "TransferPlan",
     "TransferReport",
+    "ZeroSkipSlice",
     "apply_plan",
     "class_rows",
     "make_plan",
     "read_source",
     "read_spec",
     "transfer_weights",
-    "zero_skip_slice",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,29 +14,41 @@ from torch import Tensor
 from transferseg.errors import TransferError
 
 Shape: TypeAlias = tuple[int, ...]
+InputChannels: TypeAlias = Literal["sum", "mean", "repeat", "first"]
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A named way from a source tensor to a target tensor of another shape.
+class Adapter(ABC):
+    """A named way from a source tensor to a target tensor of another shape (abstract).
 
     Attributes:
         name: as it stands in the report.
-        fits: (source shape, target shape) -> whether the adapter can do it.
-        apply: (source, current target) -> new target; neither argument is changed.
-        covers: (source shape, target shape) -> how many values of the target come from the source.
-        note: what it did, for the report.
+        note: what it does, for the report.
+
+    Example:
+        >>> class Halve(Adapter):
+        ...     name, note = "halve", "half of every value"
+        ...     def fits(self, source, target):
+        ...         return source == target
+        ...     def apply(self, source, target):
+        ...         return source / 2
+        >>> Halve().apply(torch.ones(2), torch.zeros(2))
+        tensor([0.5000, 0.5000])
     """
 
     name: str
-    fits: Callable[[Shape, Shape], bool]
-    apply: Callable[[Tensor, Tensor], Tensor]
-    covers: Callable[[Shape, Shape], int]
     note: str
 
+    @abstractmethod
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """Whether it can make the one shape into the other."""
 
-def _whole(_: Shape, target: Shape) -> int:
-    return prod(target)
+    @abstractmethod
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:
+        """The new target from the source and the current target; neither is changed."""
+
+    def covers(self, source: Shape, target: Shape) -> int:  # noqa: ARG002
+        """How many values of the target come from the source: all, unless overridden."""
+        return prod(target)
 
 
 def _channels_differ(source: Shape, target: Shape) -> bool:
@@ -43,61 +56,59 @@ def _channels_differ(source: Shape, target: Shape) -> bool:
     return same and source[1] != target[1]
 
 
-def _sum_channels(source: Tensor, _: Tensor) -> Tensor:
-    return source.sum(dim=1, keepdim=True)
+@dataclass(frozen=True)
+class ChannelAdapter(Adapter):
+    """Another number of input channels of a convolution.
+
+    Args:
+        how: "sum" (to one channel: a grey image acts as its RGB copy did), "mean" (every channel
+            the mean of the source's), "repeat" (the source's in turn, scaled by given / wanted, so
+            that the response to equal channels keeps its size), "first" (the first of them).
+
+    Example:
+        >>> ChannelAdapter("sum").apply(torch.ones(1, 3, 1, 1), torch.zeros(1, 1, 1, 1)).item()
+        3.0
+    """
+
+    how: InputChannels
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Such as "sum_input_channels"."""
+        return f"{self.how}_input_channels"
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What it does."""
+        return {
+            "sum": "one channel, the sum: a grey image acts as its RGB copy did",
+            "mean": "every channel the mean of the source's",
+            "repeat": "the source's channels in turn, scaled to keep the size of the response",
+            "first": "the source's first channels",
+        }[self.how]
+
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """Convolution weights (out, in, kh, kw) that differ in `in` alone."""
+        if not _channels_differ(source, target):
+            return False
+        if self.how == "sum":
+            return target[1] == 1
+        return self.how != "first" or target[1] < source[1]
+
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        given, wanted = source.shape[1], target.shape[1]
+        if self.how == "sum":
+            return source.sum(dim=1, keepdim=True)
+        if self.how == "mean":
+            return source.mean(dim=1, keepdim=True).expand(target.shape).contiguous()
+        if self.how == "first":
+            return source[:, :wanted].clone()
+        return source[:, torch.arange(wanted) % given] * (given / wanted)
 
 
-def _mean_channels(source: Tensor, target: Tensor) -> Tensor:
-    return source.mean(dim=1, keepdim=True).expand(target.shape).contiguous()
-
-
-def _repeat_channels(source: Tensor, target: Tensor) -> Tensor:
-    given, wanted = source.shape[1], target.shape[1]
-    cyclic = torch.arange(wanted) % given
-    return source[:, cyclic] * (given / wanted)
-
-
-def _first_channels(source: Tensor, target: Tensor) -> Tensor:
-    return source[:, : target.shape[1]].clone()
-
-
-#: The adapters that need nothing but the two shapes, by the name that `adapt=` takes.
-ADAPTERS: dict[str, Adapter] = {
-    adapter.name: adapter
-    for adapter in (
-        Adapter(
-            "sum_input_channels",
-            lambda source, target: _channels_differ(source, target) and target[1] == 1,
-            _sum_channels,
-            _whole,
-            "one channel: the sum, so that a grey image acts as its RGB copy did",
-        ),
-        Adapter(
-            "mean_input_channels",
-            _channels_differ,
-            _mean_channels,
-            _whole,
-            "every channel: the mean of the source's",
-        ),
-        Adapter(
-            "repeat_input_channels",
-            _channels_differ,
-            _repeat_channels,
-            _whole,
-            "the source's channels in turn, scaled so that the response keeps its size",
-        ),
-        Adapter(
-            "first_input_channels",
-            lambda source, target: _channels_differ(source, target) and target[1] < source[1],
-            _first_channels,
-            _whole,
-            "the source's first channels",
-        ),
-    )
-}
-
-
-def zero_skip_slice(main_channels: int) -> Adapter:
+@dataclass(frozen=True)
+class ZeroSkipSlice(Adapter):
     """Open a decoder convolution for a skip connection without changing what it computes.
 
     The target's input is `cat(upsampled, skip)`; the source had the upsampled path alone. Its
@@ -109,30 +120,79 @@ def zero_skip_slice(main_channels: int) -> Adapter:
         main_channels: channels of the upsampled path.
 
     Example:
-        >>> adapter = zero_skip_slice(2)
+        >>> adapter = ZeroSkipSlice(2)
         >>> adapter.fits((4, 2, 3, 3), (4, 5, 3, 3)), adapter.fits((4, 3, 3, 3), (4, 5, 3, 3))
         (True, False)
     """
 
-    def fits(source: Shape, target: Shape) -> bool:
-        return _channels_differ(source, target) and source[1] == main_channels < target[1]
+    main_channels: int
+    name: str = field(default="zero_skip_slice", init=False)
+    note: str = field(default="skip slice set to 0", init=False)
 
-    def apply(source: Tensor, target: Tensor) -> Tensor:
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """The source has the upsampled path's channels, the target more."""
+        return _channels_differ(source, target) and source[1] == self.main_channels < target[1]
+
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
         opened = torch.zeros_like(target)
-        opened[:, :main_channels] = source
+        opened[:, : self.main_channels] = source
         return opened
 
-    return Adapter(
-        "zero_skip_slice", fits, apply, lambda source, _: prod(source), "skip slice set to 0"
-    )
+    def covers(self, source: Shape, target: Shape) -> int:  # noqa: ARG002
+        """The upsampled path; zeros do not count."""
+        return prod(source)
+
+
+@dataclass(frozen=True)
+class ClassRows(Adapter):
+    """The rows of a head class by class name; rows of new classes stay as initialised.
+
+    Made by `class_rows`.
+
+    Attributes:
+        source_classes: names of the source's rows, in the target's words.
+        target_classes: names of the target's rows.
+    """
+
+    source_classes: tuple[str, ...]
+    target_classes: tuple[str, ...]
+    name: str = field(default="class_rows", init=False)
+
+    @property
+    def _common(self) -> list[str]:
+        return [name for name in self.target_classes if name in self.source_classes]
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """Which rows came by name and which stay."""
+        new = [name for name in self.target_classes if name not in self.source_classes]
+        kept = f"; left at initialisation: {', '.join(new)}" if new else ""
+        return f"rows by name: {', '.join(self._common)}{kept}"
+
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """One row a class on both sides, rows of the same shape."""
+        heads = (len(self.source_classes), len(self.target_classes))
+        return source[:1] + target[:1] == heads and source[1:] == target[1:]
+
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        chosen = target.clone()
+        for name in self._common:
+            chosen[self.target_classes.index(name)] = source[self.source_classes.index(name)]
+        return chosen
+
+    def covers(self, source: Shape, target: Shape) -> int:  # noqa: ARG002
+        """The rows that came by name."""
+        return len(self._common) * prod(target[1:])
 
 
 def class_rows(
     source_classes: Sequence[str],
     target_classes: Sequence[str],
     renamed: Mapping[str, str] | None = None,
-) -> Adapter:
-    """Copy the rows of a head class by class name; rows of new classes stay as initialised.
+) -> ClassRows:
+    """The adapter that copies the rows of a head by class name.
 
     Args:
         source_classes: names of the source's rows.
@@ -157,29 +217,25 @@ def class_rows(
             f"classes= names {unknown}, but the source has {list(source_classes)} "
             f"and the target {list(target_classes)}."
         )
-    row_of = {renamed.get(name, name): row for row, name in enumerate(source_classes)}
-    if len(row_of) != len(source_classes):
+    names = tuple(renamed.get(name, name) for name in source_classes)
+    if len(set(names)) != len(names):
         raise TransferError(f"classes= makes two source classes one: {renamed}.")
-    common = [name for name in target_classes if name in row_of]
-    if not common:
+    if not set(names) & set(target_classes):
         raise TransferError(
             f"no class of the source {list(source_classes)} has the name of one of the target's "
-            f"{list(target_classes)}; say which is which with classes={{'source': 'target'}}, or "
-            "leave the head out of parts."
+            f"{list(target_classes)}; say which is which with classes={{'source': 'target'}}, "
+            "leave the head as initialised with leave=, or leave it out of parts."
         )
-    rows = [(row, row_of[name]) for row, name in enumerate(target_classes) if name in row_of]
+    return ClassRows(names, tuple(target_classes))
 
-    def fits(source: Shape, target: Shape) -> bool:
-        heads = (len(source_classes), len(target_classes))
-        return (source[:1] + target[:1]) == heads and source[1:] == target[1:]
 
-    def apply(source: Tensor, target: Tensor) -> Tensor:
-        chosen = target.clone()
-        for row, source_row in rows:
-            chosen[row] = source[source_row]
-        return chosen
-
-    new = [name for name in target_classes if name not in row_of]
-    note = f"rows by name: {', '.join(common)}"
-    note += f"; left at initialisation: {', '.join(new)}" if new else ""
-    return Adapter("class_rows", fits, apply, lambda _, target: len(rows) * prod(target[1:]), note)
+#: The adapters that need nothing but the two shapes, by the name that `adapt=` takes.
+ADAPTERS: dict[str, Adapter] = {
+    adapter.name: adapter
+    for adapter in (
+        ChannelAdapter("sum"),
+        ChannelAdapter("mean"),
+        ChannelAdapter("repeat"),
+        ChannelAdapter("first"),
+    )
+}

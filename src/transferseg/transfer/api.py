@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Protocol, cast, runtime_checkable
 
 from torch import nn
 
 from transferseg.errors import TransferError, some, unknown_name
 from transferseg.spec import ModelSpec
-from transferseg.transfer.adapters import ADAPTERS, Adapter, class_rows
-from transferseg.transfer.files import Source, SourceWeights, read_source
-from transferseg.transfer.plan import Declarations, apply_plan, make_plan, rename_keys, within
+from transferseg.transfer.adapters import ADAPTERS, Adapter, InputChannels, class_rows
+from transferseg.transfer.apply import apply_plan
+from transferseg.transfer.files import Source, SourceWeights, read_source, unwrapped
+from transferseg.transfer.plan import (
+    Declarations,
+    TransferPlan,
+    make_plan,
+    rename_keys,
+    within,
+)
 from transferseg.transfer.report import TransferReport
 from transferseg.transfer.sources import SOURCES, SourceFormat, detect
-
-InputChannels: TypeAlias = Literal["sum", "mean", "repeat", "first"]
 
 
 @runtime_checkable
@@ -36,12 +43,16 @@ class TransferTarget(Protocol):
         """Target keys of the tensors that have one row a class."""
         ...
 
+    def transfer_unused(self) -> tuple[str, ...]:
+        """Keys of the encoder's library that the encoder does without (heads)."""
+        ...
+
 
 def transfer_weights(
     source: Source,
     model: nn.Module,
     *,
-    parts: Sequence[str] = ("encoder",),
+    parts: Sequence[str] | str = ("encoder",),
     rename: Mapping[str, str] | None = None,
     leave: Sequence[str] | str = (),
     unused: Sequence[str] | str = (),
@@ -52,8 +63,9 @@ def transfer_weights(
 ) -> TransferReport:
     """Move weights into a model, with every tensor loaded, adapted or declared; or change nothing.
 
-    The source's names are recognised (ours, timm's and torchvision's); what a head's rows mean is
-    taken from the class names, never from their order.
+    The source's names are recognised (ours, timm's and torchvision's). What a head's rows mean is
+    taken from the class names and not from their order; a source without class names (a bare dict
+    or file) is taken as it is, and the report says so.
 
     Args:
         source: a checkpoint folder or file, a dict of tensors, or a module; it is not changed.
@@ -66,7 +78,7 @@ def transfer_weights(
         unused: patterns on source keys that go nowhere. Parts of our own checkpoints that were not
             asked for, and the classifier heads of timm's, are declared already.
         adapt: pattern on target keys -> adapter (a name in `ADAPTERS`, or an `Adapter`), for
-            tensors whose shape differs.
+            tensors whose shape differs or which the adapter fits.
         input_channels: how the first convolution takes another number of input channels.
         classes: source class name -> target class name, for heads, where they differ.
         source_format: a name in `SOURCES`, where recognition is not wanted.
@@ -86,22 +98,34 @@ def transfer_weights(
         >>> ts.transfer_weights(classifier, model).coverage["encoder"].fraction
         1.0
     """
+    model = unwrapped(model)
+    parts = (parts,) if isinstance(parts, str) else tuple(parts)
+    if not parts:
+        raise TransferError("parts= names nothing: give 'encoder', 'decoder', 'head' or prefixes.")
     weights = read_source(source)
     state = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in weights.tensors.items()}
     rename = dict(rename or {})
-    chosen = _source_format(source_format, rename_keys(list(shapes), rename), state, weights)
+    leave = (leave,) if isinstance(leave, str) else tuple(leave)
+    rows = _class_rows(model, parts, leave)
+    renamed = rename_keys(list(shapes), rename)
+    chosen = _with_target(model, _source_format(source_format, renamed, state, weights))
     declared = Declarations(
         rename=rename,
-        leave=(leave,) if isinstance(leave, str) else tuple(leave),
+        leave=leave,
         unused=(unused,) if isinstance(unused, str) else tuple(unused),
         adapt={pattern: _adapter(given) for pattern, given in (adapt or {}).items()},
         offered=_offered(model, input_channels),
-        forced=_head_rows(weights.spec, model, parts, classes),
+        forced=_head_rows(weights.spec, model, rows, classes),
     )
     plan = make_plan(shapes, state, parts=parts, source_format=chosen, declared=declared)
+    if input_channels is not None:
+        _check_channels_used(plan, input_channels, model)
     apply_plan(plan, weights.tensors, model)
-    return TransferReport(plan, weights.origin, chosen.name, weights.peeled)
+    notes: tuple[str, ...] = ()
+    if weights.spec is None and any(move.target in rows for move in plan.moves):
+        notes = ("head rows copied by position: the source names no classes",)
+    return TransferReport(plan, weights.origin, chosen.name, weights.peeled, notes)
 
 
 def _adapter(given: str | Adapter) -> Adapter:
@@ -147,16 +171,38 @@ def _offered(model: nn.Module, input_channels: InputChannels | None) -> dict[str
     return offered
 
 
+def _with_target(model: nn.Module, chosen: SourceFormat) -> SourceFormat:
+    """The format's table, and the heads that this encoder's library has and the encoder has not."""
+    if chosen.name == "timm" and isinstance(model, TransferTarget):
+        return replace(chosen, unused=(*chosen.unused, *model.transfer_unused()))
+    return chosen
+
+
+def _check_channels_used(plan: TransferPlan, how: InputChannels, model: nn.Module) -> None:
+    name = f"{how}_input_channels"
+    if not any(move.adapter is not None and move.adapter.name == name for move in plan.moves):
+        stem = model.transfer_stem() if isinstance(model, TransferTarget) else ()
+        raise TransferError(
+            f"nothing was changed: input_channels={how!r} adapts nothing, since {some(stem)} has "
+            "the same input channels on both sides; leave it out."
+        )
+
+
+def _class_rows(model: nn.Module, parts: Sequence[str], leave: Sequence[str]) -> tuple[str, ...]:
+    """Keys with one row a class that this transfer fills."""
+    keys = model.transfer_rows() if isinstance(model, TransferTarget) else ()
+    asked = [key for key in keys if within(key, parts)]
+    return tuple(key for key in asked if not any(fnmatchcase(key, p) for p in leave))
+
+
 def _head_rows(
     source_spec: ModelSpec | None,
     model: nn.Module,
-    parts: Sequence[str],
+    rows: Sequence[str],
     classes: Mapping[str, str] | None,
 ) -> dict[str, Adapter]:
     """The adapter for every tensor with one row a class, where class names differ."""
-    rows = model.transfer_rows() if isinstance(model, TransferTarget) else ()
-    asked = [key for key in rows if within(key, parts)]
-    if not asked or source_spec is None:
+    if not rows or source_spec is None:
         if classes:
             raise TransferError(
                 "classes= needs a head among parts=, and class names on both sides "
@@ -166,4 +212,4 @@ def _head_rows(
     target = cast(TransferTarget, model).spec
     if source_spec.classes == target.classes and not classes:
         return {}
-    return dict.fromkeys(asked, class_rows(source_spec.classes, target.classes, classes))
+    return dict.fromkeys(rows, class_rows(source_spec.classes, target.classes, classes))

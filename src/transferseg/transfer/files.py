@@ -7,7 +7,7 @@ import os
 import pickle
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from transferseg.errors import CheckpointError, SpecError, some
+from transferseg.errors import CheckpointError, some
 from transferseg.spec import ModelSpec
 
 WEIGHTS_FILE = "model.safetensors"
@@ -67,18 +67,33 @@ def read_source(source: Source) -> SourceWeights:
         ('module.',)
     """
     if isinstance(source, nn.Module):
+        source = unwrapped(source)
         spec = getattr(source, "spec", None)
         known = spec if isinstance(spec, ModelSpec) else None
         origin = f"{type(source).__name__} in memory"
         return _peel(source.state_dict(), origin, known)
     if isinstance(source, Mapping):
         return _peel(source, "dict in memory", None)
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            f"a source is a path, a dict or a module, got {type(source).__name__}."
+        )
     path = Path(source)
-    if path.is_dir():
-        spec = read_spec(path) if (path / CONFIG_FILE).exists() else None
-        return _peel(_read_file(path / WEIGHTS_FILE), str(path), spec)
-    spec = read_spec(path.parent) if path.name == WEIGHTS_FILE and _has_spec(path.parent) else None
-    return _peel(_read_file(path), str(path), spec)
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    spec = read_spec(file.parent) if file.name == WEIGHTS_FILE and _is_ours(file.parent) else None
+    return _peel(_read_file(file), str(path), spec)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and torch.compile."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(module, parallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
 
 
 def read_spec(folder: str | os.PathLike[str]) -> ModelSpec:
@@ -101,16 +116,16 @@ def read_spec(folder: str | os.PathLike[str]) -> ModelSpec:
         raise CheckpointError(
             f"{path} does not exist: expected a folder that save_pretrained wrote."
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError, SpecError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(f"{path} holds no transferseg model spec: {error}.") from error
 
 
-def _has_spec(folder: Path) -> bool:
+def _is_ours(folder: Path) -> bool:
+    """Whether its config.json names a spec; one that is broken is then an error, not a stranger."""
     try:
-        read_spec(folder)
-    except CheckpointError:
+        return "spec" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
         return False
-    return True
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
@@ -143,10 +158,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 def _peel(values: Mapping[str, Any], origin: str, spec: ModelSpec | None) -> SourceWeights:
     peeled: list[str] = []
-    for key in WRAPPER_KEYS:
-        if isinstance(values.get(key), Mapping):
-            values = values[key]
-            peeled.append(key)
+    while wrapper := next((k for k in WRAPPER_KEYS if isinstance(values.get(k), Mapping)), None):
+        values = values[wrapper]
+        peeled.append(wrapper)
     tensors = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
     others = [str(name) for name in values if str(name) not in tensors]
     if not tensors or others:
@@ -168,22 +182,30 @@ def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def write_checkpoint(
-    folder: str | os.PathLike[str], module: nn.Module, texts: Mapping[str, str]
+    folder: str | os.PathLike[str],
+    module: nn.Module,
+    texts: Mapping[str, str],
+    *,
+    remove: Sequence[str] = (),
 ) -> None:
-    """Write `model.safetensors` and text files so that no reader ever sees half of one.
+    """Write `model.safetensors` and text files so that no reader ever sees half of a file.
 
-    Every file is written whole beside its place first; only then do they take their places, the
-    weights last. When anything fails before that (disk full, no permission), what was there stays.
+    Every file is written whole beside its place first; only then do they take their places, one
+    after the other, the weights last. When anything fails before that (disk full, no permission),
+    what was there stays.
 
     Args:
         folder: made if it does not exist.
         module: its state dict is written, tensors made contiguous.
         texts: file name -> text, such as `config.json`.
+        remove: files of a former checkpoint that would be untrue beside this one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: value.detach().contiguous().cpu() for name, value in module.state_dict().items()
+        # A compiled part (model.encoder = torch.compile(model.encoder)) keeps its own names.
+        name.replace("_orig_mod.", ""): value.detach().contiguous().cpu()
+        for name, value in module.state_dict().items()
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         for name, text in texts.items():
@@ -194,3 +216,5 @@ def write_checkpoint(
                 os.fsync(file.fileno())
         for name in (*texts, WEIGHTS_FILE):
             (Path(temporary) / name).replace(folder / name)
+        for name in remove:
+            (folder / name).unlink(missing_ok=True)

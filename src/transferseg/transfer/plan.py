@@ -1,4 +1,4 @@
-"""rename -> match -> plan -> check -> apply: from two listings of shapes to a checked plan."""
+"""rename -> match -> plan -> check: from two listings of shapes to a checked plan."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
-
-import torch
-from torch import Tensor, nn
 
 from transferseg.errors import TransferError, did_you_mean, some
 from transferseg.transfer.adapters import Adapter, Shape
@@ -69,7 +66,7 @@ class Declarations:
         rename: regular expression on source keys, matched at their start -> replacement.
         leave: patterns on target keys that stay as initialised.
         unused: patterns on source keys that go nowhere.
-        adapt: pattern on target keys -> adapter, used for tensors whose shape differs.
+        adapt: pattern on target keys -> adapter, used where the shape differs or the adapter fits.
         offered: exact target key -> adapter that the target's own layout offers when its shape
             differs.
         forced: exact target key -> adapter used whether or not the shape differs.
@@ -179,7 +176,7 @@ def make_plan(
     rest = {key: name for key, name in names.items() if key not in used}
     unused = _declare_unused(rest, renamed, parts, declared, source_format)
     problems += _left_over(scope, moved, left, kept, unused, rest, names)
-    problems += _idle(declared, scope, source)
+    problems += _idle(declared, scope, source, moves)
     if problems:
         raise TransferError("nothing was changed:\n- " + "\n- ".join(problems))
     return TransferPlan(tuple(parts), tuple(moves), left, unused, scope)
@@ -218,11 +215,11 @@ def _match(
 def _adapter_for(name: str, source: Shape, target: Shape, declared: Declarations) -> Adapter | None:
     if name in declared.forced:
         return declared.forced[name]
+    for pattern, adapter in declared.adapt.items():
+        if fnmatchcase(name, pattern) and (source != target or adapter.fits(source, target)):
+            return adapter
     if source == target:
         return None
-    for pattern, adapter in declared.adapt.items():
-        if fnmatchcase(name, pattern):
-            return adapter
     offered = declared.offered.get(name)
     return offered if offered is not None and offered.fits(source, target) else None
 
@@ -297,8 +294,19 @@ def _idle(
     declared: Declarations,
     scope: Mapping[str, Shape],
     source: Mapping[str, Shape],
+    moves: Sequence[Move],
 ) -> list[str]:
     problems = []
+    used = [m.source for m in moves if any(fnmatchcase(m.source, p) for p in declared.unused)]
+    if used:
+        problems.append(
+            f"unused= names tensors that are used: {some(used)}. To keep the target's own values, "
+            "declare its keys with leave=."
+        )
+    adapters = {id(move.adapter) for move in moves}
+    for pattern, adapter in declared.adapt.items():
+        if id(adapter) not in adapters and any(fnmatchcase(key, pattern) for key in scope):
+            problems.append(f"adapt={pattern!r} adapts nothing: no shape there differs.")
     for what, patterns, keys in (
         ("leave", declared.leave, list(scope)),
         ("unused", declared.unused, list(source)),
@@ -308,36 +316,3 @@ def _idle(
             if not any(fnmatchcase(key, pattern) for key in keys):
                 problems.append(f"{what}={pattern!r} matches nothing.{did_you_mean(pattern, keys)}")
     return problems
-
-
-def apply_plan(plan: TransferPlan, tensors: Mapping[str, Tensor], target: nn.Module) -> None:
-    """Copy and adapt the tensors of a plan into the target, all of them or none.
-
-    Every new value is computed and checked before the first is written. Values take the dtype and
-    device of the target; the source's tensors are not changed.
-
-    Raises:
-        TransferError: NaN or infinite values in the source; nothing was changed.
-
-    Example:
-        >>> target = nn.Linear(1, 1, bias=False)
-        >>> move = Move("w", "weight", (1, 1), (1, 1))
-        >>> plan = TransferPlan(("weight",), (move,), {}, {}, {"weight": (1, 1)})
-        >>> apply_plan(plan, {"w": torch.tensor([[2.0]])}, target)
-        >>> target.weight.item()
-        2.0
-    """
-    state = target.state_dict()
-    with torch.no_grad():
-        new = {}
-        for move in plan.moves:
-            here = state[move.target]
-            value = tensors[move.source].detach().to(device=here.device, dtype=here.dtype)
-            if here.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise TransferError(
-                    f"nothing was changed: {move.source!r} holds NaN or infinite values in "
-                    f"{here.dtype}; the checkpoint is broken, or was saved in a wider type."
-                )
-            new[move.target] = value if move.adapter is None else move.adapter.apply(value, here)
-        for key, value in new.items():
-            state[key].copy_(value)

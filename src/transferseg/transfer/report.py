@@ -50,6 +50,7 @@ class TransferReport:
         source: where the weights came from.
         source_format: whose names they had.
         peeled: wrappers that were taken off the source's keys.
+        notes: what else is worth knowing.
 
     Example:
         >>> import transferseg as ts
@@ -65,6 +66,7 @@ class TransferReport:
     source: str
     source_format: str
     peeled: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def coverage(self) -> Mapping[str, Coverage]:
@@ -115,7 +117,7 @@ class TransferReport:
             for why, n in Counter(self.plan.left.values()).items()
         ]
         lines += [f"unused {n}: {why}" for why, n in Counter(self.plan.unused.values()).items()]
-        return lines
+        return [*lines, *self.notes]
 
     @property
     def _title(self) -> str:
@@ -164,6 +166,7 @@ class TransferReport:
             "source": self.source,
             "format": self.source_format,
             "peeled": list(self.peeled),
+            "notes": list(self.notes),
             "parts": list(self.plan.parts),
             "coverage": {part: vars(coverage) for part, coverage in self.coverage.items()},
             "moves": moves,

@@ -49,14 +49,16 @@ SOURCES: dict[str, SourceFormat] = {
 
 
 def detect(source_keys: Collection[str], target_keys: Collection[str]) -> SourceFormat | None:
-    """The first format under which a source key becomes a key of the target, or None.
+    """The format under which most source keys become keys of the target, or None if none do.
 
     Example:
         >>> detect(["conv1.weight"], ["encoder.model.conv1.weight"]).name
         'timm'
     """
     wanted = set(target_keys)
-    for source_format in SOURCES.values():
-        if any(source_format.target_key(key) in wanted for key in source_keys):
-            return source_format
-    return None
+    hits = {
+        name: sum(source_format.target_key(key) in wanted for key in source_keys)
+        for name, source_format in SOURCES.items()
+    }
+    best = max(hits, key=lambda name: hits[name])
+    return SOURCES[best] if hits[best] else None

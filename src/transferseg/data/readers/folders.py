@@ -204,6 +204,11 @@ class ImageMaskFolder:
                 f"{path}: pixel value(s) {some(map(str, unknown))} mean no class; expected "
                 f"{some(map(str, meaning))}{advice if self.mode == 'binary' else ''}."
             )
+        if self.mode == "binary" and self.values is None and 255 in present and 1 not in present:
+            raise DataError(
+                f"{path}: holds 255 (ignored pixels) but no 1. If it is a mask of 0 and 255, give "
+                "threshold=127; if 255 is to be ignored, give values={0: 0, 1: 1, 255: 255}."
+            )
         table = np.zeros(int(present[-1]) + 1, dtype=np.uint8)
         for value in present:
             table[value] = meaning[int(value)]

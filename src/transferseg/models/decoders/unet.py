@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError
 from transferseg.models.decoders.base import Decoder
-from transferseg.transfer import Adapter, zero_skip_slice
+from transferseg.transfer import Adapter, ZeroSkipSlice
 
 
 class UNetDecoder(Decoder):
@@ -96,7 +96,7 @@ class UNetDecoder(Decoder):
         if not self.skips:
             return {}
         return {
-            f"blocks.{index}.conv1.0.weight": zero_skip_slice(main)
+            f"blocks.{index}.conv1.0.weight": ZeroSkipSlice(main)
             for index, (main, skip) in enumerate(
                 zip(self.in_channels, self.skip_channels, strict=True)
             )
