@@ -51,6 +51,7 @@ def pretrain(unlabelled: ts.data.Reader, epochs: int) -> ts.Autoencoder:
         optimizer=lambda model: ts.training.adamw(model, lr=LEARNING_RATE),
         schedule=ts.training.cosine(warmup_steps=10),
         epochs=epochs,
+        channels_last=True,
     )
     return autoencoder
 
@@ -75,6 +76,7 @@ def fine_tune(
         optimizer=lambda model: ts.training.adamw(model, lr=LEARNING_RATE),
         schedule=ts.training.cosine(warmup_steps=10),
         epochs=epochs,
+        channels_last=True,
     )
     return unet, history, report
 
@@ -118,10 +120,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("quickstart_results"))
     parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
-    parser.add_argument("--unlabelled", type=int, default=400, help="images without labels")
+    parser.add_argument("--unlabelled", type=int, default=300, help="images without labels")
     parser.add_argument("--labelled", type=int, default=8, help="images with masks")
-    parser.add_argument("--pretrain-epochs", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--pretrain-epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args()
     start = time.perf_counter()
 

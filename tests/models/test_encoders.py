@@ -7,6 +7,7 @@ from transferseg.errors import SpecError
 from transferseg.models import Encoder, encoder_capabilities, list_encoders
 
 DILATED = ["resnet10t", "resnet18", "test_resnet", "resnet18d", "vgg11", "vgg11_bn", "regnetx_002"]
+PAPER = ["vgg16", "resnet50", "resnext50_32x4d"]  # the backbones of Merand 2021
 
 
 def relative(a, b):
@@ -14,7 +15,7 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", [*DILATED, "mobilenetv2_035"])
+@pytest.mark.parametrize("name", [*DILATED, *PAPER, "mobilenetv2_035"])
 def test_dilated_features_subsampled_equal_the_undilated_ones(name, output_stride):
     plain = randomise(Encoder(name, in_channels=1))
     dilated = Encoder(name, in_channels=1, output_stride=output_stride).eval()

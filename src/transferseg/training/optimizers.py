@@ -216,5 +216,5 @@ def sgd(
     )
 
 
-#: Optimizers by name: functions (model, *, lr, weight_decay, ...) -> torch optimizer.
+#: Optimizers by name: functions of (model, lr=, weight_decay=, ...) -> torch optimizer.
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "adamw": adamw, "sgd": sgd}

@@ -194,7 +194,7 @@ def plateau(
     return Plateau(factor=factor, patience=patience, mode=mode, minimum=minimum)
 
 
-#: Schedules by name: functions (**options) -> value that lays itself over an optimizer.
+#: Schedules by name: functions of their options -> a value that lays itself over an optimizer.
 SCHEDULES: dict[str, Callable[..., Schedule | Plateau]] = {
     "constant": constant,
     "cosine": cosine,
