@@ -79,7 +79,7 @@ def examples(session: nox.Session) -> None:
         session.log("examples/ccxs.py skipped: set TRANSFERSEG_DATA to a folder with its data")
         return
     session.run("python", "examples/ccxs.py", "--folder", f"{results}/ccxs", "--size", "64",
-                "--pretrain-images", "32", "--pretrain-epochs", "1", "--epochs", "2",
+                "--pretrain-images", "32", "--pretrain-epochs", "12", "--epochs", "2",
                 env=HEADLESS)  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def pretrain(unlabelled: ts.data.Reader, epochs: int) -> ts.Autoencoder:
         loss=ts.losses.ReconstructionLoss(),
         target="image",
         optimizer=lambda model: ts.training.adamw(model, lr=LEARNING_RATE),
-        schedule=ts.training.cosine(warmup_steps=10),
+        schedule=ts.training.cosine(),
         epochs=epochs,
         channels_last=True,
     )
@@ -72,9 +72,10 @@ def fine_tune(
     history = ts.train(
         unet,
         loader(labelled, unet, 4, few, augment=ts.data.merand2021_augmentation()),
-        loss=ts.losses.BCEDiceLoss(unet.spec.mode),
+        # Some classes are in few images: Dice over the batch, absent classes left to BCE.
+        loss=ts.losses.BCEDiceLoss(unet.spec.mode, per_image=False, empty="skip"),
         optimizer=lambda model: ts.training.adamw(model, lr=LEARNING_RATE),
-        schedule=ts.training.cosine(warmup_steps=10),
+        schedule=ts.training.cosine(),
         epochs=epochs,
         channels_last=True,
     )
@@ -95,7 +96,7 @@ def table(scores: dict[str, ts.metrics.SegmentationScores]) -> str:
     rows.append(("mean", *(f"{run.mean_iou:.3f}" for run in scores.values())))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
 
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--unlabelled", type=int, default=300, help="images without labels")
     parser.add_argument("--labelled", type=int, default=8, help="images with masks")
     parser.add_argument("--pretrain-epochs", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=100)
     options = parser.parse_args()
     start = time.perf_counter()
 
@@ -150,7 +151,7 @@ def main() -> None:
     ts.plots.save(ts.plots.curves(curves, "loss"), options.folder / "curves.png")
 
     print(f"\n{report}\n")
-    print(f"{len(test)} test images of other patients, start of the U-Net:")
+    print(f"{len(test)} test images of other patients; the U-Net began with:")
     print(table(scores))
     print(f"\nPictures, the model and its transfer report are in {options.folder}/")
     print(f"{time.perf_counter() - start:.0f} s")

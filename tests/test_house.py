@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from types import ModuleType
 
@@ -43,6 +44,9 @@ def public() -> dict[str, object]:
 
 def needs_example(name: str, value: object) -> bool:
     """Functions and classes; in the rooms not what one is handed: records, protocols, errors."""
+    # In Python 3.10 inspect takes an alias such as Callable[...] for a class.
+    if typing.get_origin(value) is not None:
+        return False
     if inspect.isclass(value) and issubclass(value, Exception):
         return False
     if name.count(".") == 1:

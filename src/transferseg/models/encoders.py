@@ -200,9 +200,7 @@ def _multiple(model: Any) -> int:  # noqa: ANN401 - a timm model
 def _pruned(name: str, model: nn.Module) -> tuple[str, ...]:
     """Keys of the whole timm model that the encoder has not."""
     kept = model.state_dict()
-    with torch.device("meta"):
-        whole = model_entrypoint(name)(pretrained=False).state_dict()
-    return tuple(key for key in whole if key not in kept)
+    return tuple(key for key in _whole(name).state_dict() if key not in kept)
 
 
 def _build(name: str, in_channels: int, output_stride: int, pretrained: bool | str = False) -> Any:  # noqa: ANN401 - a timm model
@@ -236,9 +234,17 @@ def _build(name: str, in_channels: int, output_stride: int, pretrained: bool | s
 
 @cache
 def _model_class(name: str) -> type[nn.Module]:
-    with torch.device("meta"):
-        model: nn.Module = model_entrypoint(name)(pretrained=False)
-    return type(model)
+    return type(_whole(name))
+
+
+def _whole(name: str) -> nn.Module:
+    """The whole timm model, without memory for its weights where its constructor allows it."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = model_entrypoint(name)(pretrained=False)
+    except NotImplementedError:  # RegNet's constructor calls operators that older torch has not
+        model = model_entrypoint(name)(pretrained=False)
+    return model
 
 
 def _probe(name: str, output_stride: int) -> Any:  # noqa: ANN401 - a timm model
