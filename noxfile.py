@@ -80,6 +80,7 @@ def examples(session: nox.Session) -> None:
         return
     session.run("python", "examples/ccxs.py", "--folder", f"{results}/ccxs", "--size", "64",
                 "--pretrain-images", "32", "--pretrain-epochs", "12", "--epochs", "2",
+                "--peer", "--peer-size", "64", "--peer-epochs", "2",
                 env=HEADLESS)  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """Few labelled X-rays: autoencoder on NIH ChestX-ray14, then U-Net on CCXS, against no pretraining.
 
-    python examples/ccxs.py --data FOLDER
+    python examples/ccxs.py --data FOLDER [--peer]
 
 FOLDER holds `nih_cxr14/` (images and Data_Entry_2017.csv of NIH ChestX-ray14, or a part of it) and
 `ccxs/` (COVID-19 Chest X-ray Segmentations as published: images, masks, structure.csv,
-metadata.csv). Writes table.md, results.json, curves.png, overlays.png and the models.
+metadata.csv). Writes table.md, results.json, curves.png, overlays.png and the model. With --peer a
+U-Net of segmentation-models-pytorch, as it comes, is trained on the same images beside them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import segmentation_models_pytorch as smp
 import torch
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
@@ -33,9 +35,10 @@ DECODER_CHANNELS = (128, 64, 32, 16, 16)
 
 @dataclass(frozen=True)
 class Run:
-    """A trained U-Net and how it did."""
+    """A trained U-Net, the side of its images, and how it did."""
 
-    model: ts.Segmenter
+    model: torch.nn.Module
+    size: int
     history: ts.training.History
     scores: SegmentationScores
 
@@ -49,10 +52,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--size", type=int, default=192, help="side of the images in pixels")
     parser.add_argument("--pretrain-images", type=int, default=None, help="default: all")
-    parser.add_argument("--pretrain-epochs", type=int, default=3)
+    parser.add_argument("--pretrain-epochs", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of both trainings")
+    parser.add_argument("--seed", type=int, default=1, help="of the split and of all trainings")
+    parser.add_argument("--peer", action="store_true", help="train smp's own U-Net as well")
+    parser.add_argument("--peer-size", type=int, default=224)
+    parser.add_argument("--peer-epochs", type=int, default=40)
     options = parser.parse_args()
     if options.data is None:
         parser.error("say where the data are: --data FOLDER, or TRANSFERSEG_DATA")
@@ -61,17 +67,18 @@ def arguments() -> argparse.Namespace:
 
 def batches(
     reader: ts.data.Reader,
-    model: ts.Segmenter | ts.Autoencoder,
-    options: argparse.Namespace,
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int],
+    model: torch.nn.Module,
     *,
+    size: int,
+    seed: int,
     augment: bool,
     batch_size: int,
 ) -> DataLoader:
     """Shuffled batches; images are decoded and resized once."""
     data = ts.data.PreparedDataset(
-        reader, indices, input=model.spec.input, size=options.size, cache=True,
-        augment=ts.data.merand2021_augmentation() if augment else None, seed=options.seed,
+        reader, indices, input=model.spec.input, size=size, cache=True, seed=seed,
+        augment=ts.data.merand2021_augmentation() if augment else None,
     )  # fmt: skip
     return DataLoader(data, batch_size=batch_size, shuffle=True)
 
@@ -92,7 +99,15 @@ def pretrain(unlabelled: ts.data.Reader, options: argparse.Namespace) -> ts.Auto
     every = range(len(unlabelled))[: options.pretrain_images]
     ts.train(
         autoencoder,
-        batches(unlabelled, autoencoder, options, every, augment=True, batch_size=16),
+        batches(
+            unlabelled,
+            every,
+            autoencoder,
+            size=options.size,
+            seed=options.seed,
+            augment=True,
+            batch_size=16,
+        ),
         loss=ts.losses.ReconstructionLoss(),
         target="image",
         optimizer=partial(ts.training.adamw, lr=options.learning_rate),
@@ -104,22 +119,49 @@ def pretrain(unlabelled: ts.data.Reader, options: argparse.Namespace) -> ts.Auto
     return autoencoder
 
 
-def segment(
-    ccxs: ts.data.CCXS, parts: Parts, source: ts.Autoencoder | None, options: argparse.Namespace
-) -> tuple[Run, ts.TransferReport | None]:
-    """A U-Net, from the source's weights if there is one; the best epoch on validation counts."""
+def unet(
+    ccxs: ts.data.CCXS, source: ts.Autoencoder | None, options: argparse.Namespace
+) -> tuple[ts.Segmenter, ts.TransferReport | None]:
+    """The U-Net of both trainings, from the source's weights if there is one."""
     torch.manual_seed(options.seed)
     model = ts.create_model(
         "unet", options.encoder, classes=ccxs.classes, mode=ccxs.mode, in_channels=1,
         channels=DECODER_CHANNELS,
     )  # fmt: skip
-    report = None
-    if source is not None:
-        report = ts.transfer_weights(source, model, parts=("encoder", "decoder"))
-        report.raise_if_below(encoder=1.0)
+    if source is None:
+        return model, None
+    report = ts.transfer_weights(source, model, parts=("encoder", "decoder"))
+    report.raise_if_below(encoder=1.0)
+    return model, report
+
+
+def peer(ccxs: ts.data.CCXS, options: argparse.Namespace) -> torch.nn.Module:
+    """segmentation-models-pytorch's U-Net with its own decoder widths, from random weights."""
+    torch.manual_seed(options.seed)
+    model = smp.Unet(
+        options.encoder, encoder_weights=None, in_channels=1, classes=len(ccxs.classes)
+    )
+    # What the loop needs to know of any model: its classes and what its input is.
+    model.spec = ts.ModelSpec(
+        "unet", options.encoder, ccxs.classes, ccxs.mode, input=ts.InputSpec(channels=1)
+    )
+    return model
+
+
+def segment(
+    model: torch.nn.Module,
+    ccxs: ts.data.CCXS,
+    parts: Parts,
+    options: argparse.Namespace,
+    *,
+    size: int,
+    epochs: int,
+) -> Run:
+    """Train on CCXS; the best epoch on validation counts."""
     loaders = {
         name: batches(
-            ccxs, model, options, indices, augment=name == "train", batch_size=4
+            ccxs, indices, model,
+            size=size, seed=options.seed, augment=name == "train", batch_size=4,
         )
         for name, indices in parts.items()
     }  # fmt: skip
@@ -135,12 +177,12 @@ def segment(
         restore_best=True,
         optimizer=partial(ts.training.adamw, lr=options.learning_rate),
         schedule=ts.training.cosine(warmup_steps=20),
-        epochs=options.epochs,
+        epochs=epochs,
         seed=options.seed,
         channels_last=True,
     )
     counts.reset()
-    return Run(model, history, ts.evaluate(model, loaders["test"], metrics=counts)), report
+    return Run(model, size, history, ts.evaluate(model, loaders["test"], metrics=counts))
 
 
 def table(runs: dict[str, Run]) -> str:
@@ -155,13 +197,13 @@ def table(runs: dict[str, Run]) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: dict[str, Run], ccxs: ts.data.CCXS, test: Sequence[int], size: int) -> Figure:
+def draw(runs: dict[str, Run], ccxs: ts.data.CCXS, test: Sequence[int]) -> Figure:
     """Lungs and findings of three test images: a row an image, a column a model."""
     figure = Figure(figsize=(5 * len(runs) + 2, 13), layout="constrained")
     for row, index in zip(figure.subplots(3, len(runs)), test[:: len(test) // 3], strict=False):
         sample = ccxs[index]
         for ax, (name, run) in zip(row, runs.items(), strict=True):
-            mask = ts.predict(run.model, sample.image, size=size)
+            mask = ts.predict(run.model, sample.image, size=run.size)
             shown = [ccxs.classes.index(c) for c in ccxs.classes if c not in ("Airways",)][:7]
             ts.plots.overlay(
                 sample.image, mask[..., shown], truth=sample.mask[..., shown],
@@ -187,27 +229,35 @@ def main() -> None:
     check_leaks(ccxs, parts, unlabelled)
     print({name: f"{len(indices)} images" for name, indices in parts.items()})
 
+    ours = partial(
+        segment, ccxs=ccxs, parts=parts, options=options, size=options.size, epochs=options.epochs
+    )
     autoencoder = pretrain(unlabelled, options)
-    scratch, _ = segment(ccxs, parts, None, options)
-    moved, report = segment(ccxs, parts, autoencoder, options)
-    runs = {"random weights": scratch, "autoencoder": moved}
+    moved, report = unet(ccxs, autoencoder, options)
+    runs = {"random weights": ours(unet(ccxs, None, options)[0]), "autoencoder": ours(moved)}
+    seconds = time.perf_counter() - start
+    if options.peer:
+        runs["smp, random weights"] = segment(
+            peer(ccxs, options), ccxs, parts, options,
+            size=options.peer_size, epochs=options.peer_epochs,
+        )  # fmt: skip
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    moved.model.save_pretrained(options.folder / "unet", transfer=report)
+    moved.save_pretrained(options.folder / "unet", transfer=report)
     (options.folder / "table.md").write_text(table(runs) + "\n")
-    seconds = time.perf_counter() - start
     results = {
         "options": {k: str(v) for k, v in vars(options).items() if k not in ("data", "folder")},
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
         "images": {name: len(indices) for name, indices in parts.items()},
-        "seconds": round(seconds),
+        "seconds without peer": round(seconds),
+        "seconds of training": {name: round(run.history.seconds) for name, run in runs.items()},
         "scores": {name: run.scores.to_dict() for name, run in runs.items()},
         "best epoch": {name: run.history.best_epoch for name, run in runs.items()},
     }
     (options.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     curves = {name: run.history.rows for name, run in runs.items()}
     ts.plots.save(ts.plots.curves(curves, "validation_mean_iou"), options.folder / "curves.png")
-    figure = draw(runs, ccxs, parts["test"], options.size)
+    figure = draw(runs, ccxs, parts["test"])
     ts.plots.save(figure, options.folder / "overlays.png", dpi=60)
 
     print(f"\n{report}\n\nPooled IoU on {len(parts['test'])} test images of other patients:\n")
