@@ -27,8 +27,26 @@ _PUBLIC: dict[str, str] = {
     "train": "training",
     "evaluate": "training",
     "predict": "training",
+    "Stage": "stages",
+    "StageData": "stages",
+    "ModelRecipe": "stages",
+    "TrainingRecipe": "stages",
+    "run_stage": "stages",
+    "Study": "study",
+    "TwoStep": "study",
+    "run_study": "study",
 }
-_ROOMS = ("data", "errors", "losses", "metrics", "models", "plots", "training", "transfer")
+# room -> module; the tasks of stages are named so often that they have a door of their own
+_ROOMS: dict[str, str] = {
+    **{
+        room: room
+        for room in (
+            "data", "errors", "losses", "metrics", "models", "plots", "stages", "study", "training",
+            "transfer",
+        )
+    },
+    "tasks": "stages.tasks",
+}  # fmt: skip
 
 __all__ = [*_PUBLIC, *_ROOMS]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -39,7 +57,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
         globals()[name] = value
         return value
     if name in _ROOMS:
-        return importlib.import_module(f"transferseg.{name}")
+        return importlib.import_module(f"transferseg.{_ROOMS[name]}")
     raise AttributeError(f"module 'transferseg' has no attribute {name!r}")
 
 
@@ -54,6 +72,8 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from transferseg import metrics as metrics
     from transferseg import models as models
     from transferseg import plots as plots
+    from transferseg import stages as stages
+    from transferseg import study as study
     from transferseg import training as training
     from transferseg import transfer as transfer
     from transferseg.models import Autoencoder as Autoencoder
@@ -67,6 +87,15 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from transferseg.models import list_encoders as list_encoders
     from transferseg.spec import InputSpec as InputSpec
     from transferseg.spec import ModelSpec as ModelSpec
+    from transferseg.stages import ModelRecipe as ModelRecipe
+    from transferseg.stages import Stage as Stage
+    from transferseg.stages import StageData as StageData
+    from transferseg.stages import TrainingRecipe as TrainingRecipe
+    from transferseg.stages import run_stage as run_stage
+    from transferseg.stages import tasks as tasks
+    from transferseg.study import Study as Study
+    from transferseg.study import TwoStep as TwoStep
+    from transferseg.study import run_study as run_study
     from transferseg.training import TrainState as TrainState
     from transferseg.training import evaluate as evaluate
     from transferseg.training import fit as fit

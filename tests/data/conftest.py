@@ -102,6 +102,28 @@ def save(tmp_path):
 
 
 @pytest.fixture
+def save_dicom(tmp_path):
+    """Write pixels to a DICOM file below the test's folder, with further elements by keyword."""
+    from pydicom import Dataset, FileMetaDataset
+    from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+    def write(name, pixels, *, bits=12, kind="MONOCHROME2", **elements):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.SOPClassUID = ComputedRadiographyImageStorage
+        dataset.set_pixel_data(np.asarray(pixels), kind, bits)
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(path, enforce_file_format=True)
+        return path
+
+    return write
+
+
+@pytest.fixture
 def truncate():
     """Cut the second half off a file."""
 

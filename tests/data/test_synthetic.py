@@ -42,8 +42,8 @@ def test_every_kind_of_annotation_agrees():
         label = dict(zip(SYNTHETIC_FINDINGS, samples["classify"].label, strict=True))
         boxes = WORLD.boxes(index)
         filled = np.zeros((64, 64), np.uint8)
-        for x1, y1, x2, y2 in boxes:
-            filled[y1:y2, x1:x2] = 1
+        for box in boxes:
+            filled[box.top : box.bottom, box.left : box.right] = 1
         np.testing.assert_array_equal(samples["boxes"].mask, filled)
         assert not (masks["Opacity"] & (1 - filled)).any()
         assert label["Opacity"] == masks["Opacity"].any() == bool(len(boxes))
@@ -51,7 +51,8 @@ def test_every_kind_of_annotation_agrees():
         lungs = masks["Right Lung"] | masks["Left Lung"]
         assert not (masks["Opacity"] & (1 - lungs)).any()
         if len(boxes) == 1:
-            assert tuple(boxes[0]) == box_of(masks["Opacity"])
+            box = boxes[0]
+            assert (box.left, box.top, box.right, box.bottom) == box_of(masks["Opacity"])
         heart, chest = box_of(masks["Heart"]), box_of(lungs)
         ratio = (heart[2] - heart[0]) / (chest[2] - chest[0])
         assert label["Enlarged Heart"] == (ratio > ENLARGED)

@@ -9,6 +9,8 @@ from transferseg.data.validate import check_batch, validate
 from transferseg.errors import DataError
 from transferseg.spec import InputSpec
 
+NAN = torch.nan
+
 
 class Listed:
     def __init__(self, samples, classes=("a", "b"), mode="multilabel"):
@@ -56,6 +58,10 @@ def test_a_good_reader_is_counted():
         (sample("p", label=np.array([0, 2.0])), ("a", "b"), "multilabel", r"label value\(s\) 2"),
         (sample("p", label=np.zeros(3)), ("a", "b"), "multilabel", r"expected \(2,\)"),
         (sample("p", image=np.full((8, 9), 2.0)), ("a", "b"), "multilabel", r"p: a float image"),
+        (sample("p", label=np.ones(2)), ("a", "b"), "multiclass", "p: a label with 2 of 2 excl"),
+        (sample("p", label=np.zeros(2)), ("a", "b"), "multiclass", "with 0 of 2 .* and 0 missing"),
+        (sample("p", label=np.array([1, np.nan])), ("a", "b"), "multiclass", "1 of 2 .* 1 missing"),
+        (sample("p", label=np.full(2, 0.5)), ("a", "b"), "multiclass", r"label value\(s\) 0\.5"),
         (DataError("p.png: truncated"), ("a", "b"), "multilabel", "broken: p.png: truncated"),
     ],
 )
@@ -74,6 +80,14 @@ def test_empty_masks_missing_labels_and_double_names():
     assert report.empty_masks == ("m",)
     assert report.classes == {"a": 1, "b": 0}
     assert report.problems == ("ids that stand for several images: m",)
+
+
+def test_exclusive_labels_are_counted():
+    rows = [[0, 1], [1, 0], [0, 1], [np.nan, np.nan]]
+    labels = [sample(str(k), label=np.array(row, np.float32)) for k, row in enumerate(rows)]
+    report = validate(Listed(labels, mode="multiclass"))
+    assert report.problems == ()
+    assert report.classes == {"a": 1, "b": 2}
 
 
 def batch_of(task, mode_changes=None):
@@ -102,6 +116,17 @@ def test_multiclass_batches():
     batch["mask"][1, 0, 0] = 2
     with pytest.raises(DataError, match=r"^1: mask value\(s\) 2 in 1 pixel"):
         check_batch(batch, classes=2, mode="multiclass", target="mask")
+
+
+@pytest.mark.parametrize("row", [[1, 1, 0], [0, 0, 0], [0, 1, NAN], [0, 0, NAN]])
+def test_exclusive_label_rows_must_be_one_hot(row):
+    label = torch.tensor([[0, 1, 0], [NAN] * 3, row])
+    batch = {"image": torch.zeros(3, 1, 32, 32), "id": ["p", "q", "r"], "label": label}
+    options = {"classes": 3, "target": "label"}
+    check_batch({**batch, "label": label[[0, 1, 0]]}, mode="multiclass", **options)
+    check_batch(batch, mode="multilabel", **options)
+    with pytest.raises(DataError, match=r"^r: a label with [0-2] of 3 exclusive classes set and"):
+        check_batch(batch, mode="multiclass", **options)
 
 
 @pytest.mark.parametrize(

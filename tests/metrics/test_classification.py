@@ -10,9 +10,12 @@ import pytest
 import sklearn.metrics as sk
 import torch
 import torchmetrics.functional.classification as tm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transferseg.errors import DataError, SpecError
 from transferseg.metrics import MultilabelCounts
+from transferseg.metrics.classification import average_precision
 
 NAMES = ("edema", "nodule", "mass")
 NAN = torch.nan
@@ -43,10 +46,43 @@ def test_equals_scikit_learn_on_the_known_labels(seed, levels):
         known = ~label[:, k].isnan()
         truth, score = label[known, k], logits[known, k]
         assert scores.auroc[name] == pytest.approx(sk.roc_auc_score(truth, score))
+        precision = sk.average_precision_score(truth, score)
+        assert scores.average_precision[name] == pytest.approx(precision)
         assert scores.accuracy[name] == pytest.approx(sk.accuracy_score(truth, score > 0))
         assert scores.known[name] == known.sum()
         assert scores.positives[name] == truth.sum()
     assert scores.mean_auroc == pytest.approx(np.mean(list(scores.auroc.values())))
+    expected = np.mean(list(scores.average_precision.values()))
+    assert scores.mean_average_precision == pytest.approx(expected)
+    assert scores.to_dict()["mean_average_precision"] == scores.mean_average_precision
+    assert scores.to_dict()["average_precision"] == scores.average_precision
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(
+    pairs=st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30),
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_average_precision_takes_ties_at_once(pairs, shuffle):
+    score, positive = (np.array(column) for column in zip(*pairs, strict=True))
+    ours = average_precision(score.astype(float), positive)
+    shuffle.shuffle(pairs)
+    again, truth = (np.array(column) for column in zip(*pairs, strict=True))
+    same = average_precision(again.astype(float), truth)
+    assert np.array_equal(ours, same, equal_nan=True)  # to the last bit
+    if positive.any():
+        assert ours == pytest.approx(sk.average_precision_score(positive, score))
+    else:
+        assert math.isnan(ours)
+
+
+def test_average_precision_by_hand():
+    positive = np.array([True, False, True, False])
+    falling = np.array([math.inf, 2.0, 1.0, -math.inf])
+    assert average_precision(falling, positive) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(-falling, positive) == pytest.approx((1 / 2 + 2 / 4) / 2)
+    tied = np.array([math.inf, math.inf, math.inf, 0.0])
+    assert average_precision(tied, positive) == pytest.approx(2 / 3)
 
 
 def test_exact_match_equals_scikit_learn_when_nothing_is_missing():
@@ -83,6 +119,9 @@ def test_one_class_only_is_undefined():
     assert math.isnan(scores.auroc["edema"])
     assert scores.auroc["nodule"] == 1
     assert math.isnan(scores.auroc["mass"])
+    assert scores.average_precision["edema"] == 1  # positives alone are enough
+    assert math.isnan(scores.average_precision["mass"])
+    assert scores.mean_average_precision == 1
     assert math.isnan(scores.accuracy["mass"])
     assert scores.mean_auroc == 1
     with pytest.warns(UserWarning, match="No negative samples"):
@@ -100,6 +139,7 @@ def test_a_nan_logit_is_not_ranked():
     logits, label = batch(missing=0)
     logits[0, 0] = NAN
     scores = counted(logits, label).scores()
+    assert math.isnan(scores.average_precision["edema"])
     assert math.isnan(scores.auroc["edema"])
     assert not math.isnan(scores.auroc["mass"])
 
@@ -143,4 +183,5 @@ def test_text():
     scores = counted(*batch()).scores()
     assert str(scores).startswith("20 images, ")
     assert "predicted above probability 0.5" in str(scores)
-    assert f"| edema | {scores.auroc['edema']:.4f} |" in scores.to_markdown()
+    auroc, precision = scores.auroc["edema"], scores.average_precision["edema"]
+    assert f"| edema | {auroc:.4f} | {precision:.4f} |" in scores.to_markdown()

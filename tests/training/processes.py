@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from tests.training.tiny import Accuracy, TermsLoss, loader, net
+from tests.training.tiny import Accuracy, TermsLoss, loader, net, rotate
+from transferseg.data import RotatingKFold
 from transferseg.training import EpochEvent, TrainState, cosine, evaluate, fit, sgd
 
 
@@ -62,6 +63,19 @@ def main(folder: Path, batch: int) -> None:
     losses += follow(state, shuffle=True, batch=batch)
     found["resumed"] = values(state) == straight[1]
     found["straight"], found["losses again"] = straight[0], losses
+    accelerator.free_memory()
+    model, folds = net(0, norm=False, dropout=0.0), RotatingKFold(3, by_group=False)
+    # the eight images that train in a run are one batch: several would be of other images in each
+    history = rotate(
+        model,
+        folds=folds,
+        batch_size=2 * batch,
+        accelerator=accelerator,
+        optimizer=partial(sgd, lr=0.1),
+    )
+    columns = ("step", "loss", "validation_accuracy", "validation_loss", "samples_seen")
+    found["rotating"] = [[row[name] for name in columns] for row in history.rows]
+    found["rotated"] = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
     name = f"{accelerator.num_processes}-{accelerator.process_index}.json"
     (folder / name).write_text(json.dumps(found))
     accelerator.end_training()

@@ -51,3 +51,8 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
         assert found["resumed"]
         for mine, other in zip(found["losses again"], found["straight"], strict=True):
             assert mine == pytest.approx(other, rel=1e-6)
+    # rotating folds: each fold spread over both, its counts and losses added up
+    assert two[0]["rotated"] == two[1]["rotated"] == pytest.approx(one["rotated"], abs=1e-6)
+    assert two[0]["rotating"] == two[1]["rotating"]
+    for mine, other in zip(two[0]["rotating"], one["rotating"], strict=True):
+        assert mine == pytest.approx(other, abs=1e-6)

@@ -23,9 +23,10 @@ from transferseg.training import (
     polynomial,
     sgd,
 )
+from transferseg.training.loaders import without_lone_samples
 
 from .conftest import _forget
-from .tiny import Net, TermsLoss, accelerator, loader, net, samples
+from .tiny import Net, TermsLoss, accelerator, darker, loader, net, prepared, samples
 
 EPOCHS = 3
 
@@ -162,6 +163,18 @@ def test_any_sampler(tmp_path, make):
     state, events = interrupted(tmp_path, make, stop=5, optimizer=sgd, schedule=polynomial())
     assert events == expected
     same(wanted, everything(state))
+
+
+def test_looking_at_a_lone_sample_draws_no_random_number():
+    """A resumed run looks again, so that its dropout would differ from then on."""
+    state = TrainState.prepare(net(pooled=True), optimizer=sgd, accelerator=accelerator())
+    before = torch.get_rng_state()
+    data = DataLoader(prepared(augment=darker), batch_size=11)
+    with (
+        pytest.warns(UserWarning, match="one sample and is left out"),
+        without_lone_samples(state.accelerator, data, state.unwrapped),
+    ):
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_leaving_and_going_on_in_the_same_process():

@@ -13,7 +13,20 @@ from transferseg.errors import TrainingError
 from transferseg.training import adamw, cosine, evaluate, plateau, sgd, train
 
 from .conftest import _forget
-from .tiny import Accuracy, TermsLoss, accelerator, bce, loader, net, samples
+from .tiny import (
+    Accuracy,
+    Scripted,
+    Stop,
+    TermsLoss,
+    accelerator,
+    bce,
+    loader,
+    net,
+    same,
+    samples,
+    timeless,
+    weights,
+)
 
 
 def run(model=None, *, epochs=3, **options):
@@ -28,30 +41,6 @@ def run(model=None, *, epochs=3, **options):
     }
     data = given.pop("train_loader", None) or loader(9)
     return train(model, data, given.pop("validation", None) or loader(5), epochs=epochs, **given)
-
-
-def timeless(history):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
-
-
-def weights(model):
-    return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(v, second[k]) for k, v in first.items())
-
-
-class Scripted(Accuracy):
-    """Scores that are what the test wants, evaluation after evaluation."""
-
-    def __init__(self, values):
-        self.values, self.calls = values, 0
-        super().__init__()
-
-    def scores(self):
-        self.calls += 1
-        return {"quality": self.values[self.calls - 1]}
 
 
 def test_rows_and_files(tmp_path):
@@ -122,10 +111,6 @@ def test_the_loss_decides_without_metrics():
     lowest = min(history.rows, key=lambda row: row["validation_loss"])
     assert history.best_epoch == lowest["epoch"]
     assert history.best_score == lowest["validation_loss"]
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.mark.parametrize("after", [1, 2])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from transferseg.data.boxes import Box, BoxReader, masks_from_boxes
+from transferseg.data.covering import choose_covering
+from transferseg.data.dicom import read_dicom
+from transferseg.data.folds import Fold, RotatingKFold
 from transferseg.data.images import (
     denormalise,
     image_size,
@@ -12,8 +16,12 @@ from transferseg.data.images import (
 )
 from transferseg.data.masks import read_mask, resize_mask
 from transferseg.data.readers.ccxs import CCXS, CCXS_CLASSES
+from transferseg.data.readers.chexpert import CHEXPERT_FINDINGS, CheXpert
+from transferseg.data.readers.coco import COCOBoxes
 from transferseg.data.readers.folders import ImageFolder, ImageMaskFolder
 from transferseg.data.readers.nih import NIH_FINDINGS, NIHChestXray14
+from transferseg.data.readers.nih_boxes import NIH_BOX_FINDINGS, NIHChestXray14Boxes
+from transferseg.data.readers.siim import SIIM_CLASSES, SIIMCovid19
 from transferseg.data.samples import PreparedDataset, Reader, Sample
 from transferseg.data.splits import (
     check_no_leak,
@@ -31,25 +39,40 @@ from transferseg.data.transforms import (
     merand2021_augmentation,
 )
 from transferseg.data.validate import ValidationReport, check_batch, validate
+from transferseg.data.views import InMemory, SelectedClasses, original
 
 __all__ = [
     "CCXS",
     "CCXS_CLASSES",
+    "CHEXPERT_FINDINGS",
+    "NIH_BOX_FINDINGS",
     "NIH_FINDINGS",
+    "SIIM_CLASSES",
     "SYNTHETIC_CLASSES",
     "SYNTHETIC_FINDINGS",
     "Augment",
     "Augmentation",
+    "Box",
+    "BoxReader",
+    "COCOBoxes",
+    "CheXpert",
+    "Fold",
     "ImageFolder",
     "ImageMaskFolder",
+    "InMemory",
     "NIHChestXray14",
+    "NIHChestXray14Boxes",
     "PreparedDataset",
     "Reader",
+    "RotatingKFold",
+    "SIIMCovid19",
     "Sample",
+    "SelectedClasses",
     "SyntheticRadiographs",
     "ValidationReport",
     "check_batch",
     "check_no_leak",
+    "choose_covering",
     "class_presence",
     "content_hash",
     "content_hashes",
@@ -57,8 +80,11 @@ __all__ = [
     "few",
     "flips_augmentation",
     "image_size",
+    "masks_from_boxes",
     "merand2021_augmentation",
     "normalise",
+    "original",
+    "read_dicom",
     "read_image",
     "read_mask",
     "resize_image",

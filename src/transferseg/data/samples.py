@@ -102,7 +102,8 @@ def check_index(index: int, length: int) -> int:
     return index
 
 
-def _target_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def target_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of a size given as one or two numbers; a side below 32 is a DataError."""
     if size is None:
         return None
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
@@ -193,7 +194,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         self.reader = reader
         self.indices = tuple(range(len(reader)) if indices is None else map(int, indices))
         self.input = input
-        self.size = _target_size(size)
+        self.size = target_size(size)
         _check_reader(reader, self.indices)
         if isinstance(augment, Augmentation):
             augment = augment.for_classes(reader.classes, mode=reader.mode)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
+from transferseg.data.boxes import Box, masks_from_boxes
 from transferseg.data.samples import SMALLEST_SIDE, Sample, check_index
 from transferseg.errors import DataError, unknown_name
 from transferseg.types import Array, TargetMode
@@ -300,22 +301,26 @@ class SyntheticRadiographs:
             planes = [scene.masks[name] for name in SYNTHETIC_CLASSES]
             mask = np.stack(planes, axis=-1).astype(np.uint8)
         elif self.task == "boxes":
-            mask = np.zeros(film.shape, dtype=np.uint8)
-            for x1, y1, x2, y2 in map(box_of, scene.opacities):
-                mask[y1:y2, x1:x2] = 1
+            mask = masks_from_boxes(
+                _opacity_boxes(scene), film.shape, classes=self.classes, mode=self.mode
+            )
         elif self.task == "classify":
             label = _findings(scene)
         return Sample(image, mask, label, self.ids[index], self.groups[index])
 
-    def boxes(self, index: int) -> Array:
-        """The boxes of an image's opacities: (M, 4) int64, x1, y1, x2, y2, ends exclusive."""
-        boxes = [box_of(mask) for mask in self._scene(index).opacities]
-        return np.array(boxes, dtype=np.int64).reshape(-1, 4)
+    def boxes(self, index: int) -> tuple[Box, ...]:
+        """The boxes of an image's opacities."""
+        return _opacity_boxes(self._scene(index))
 
     def _scene(self, index: int) -> _Scene:
         patient = self._patients[check_index(index, len(self))]
         anatomy = _anatomy(default_rng((self.seed, patient, 0)))
         return _scene(anatomy, self.size, default_rng((self.seed, index, 1)))
+
+
+def _opacity_boxes(scene: _Scene) -> tuple[Box, ...]:
+    sides = map(box_of, scene.opacities)
+    return tuple(Box(x1, y1, x2 - x1, y2 - y1, "Opacity") for x1, y1, x2, y2 in sides)
 
 
 def _patients_of(n: int, seed: int) -> tuple[int, ...]:

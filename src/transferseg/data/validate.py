@@ -69,7 +69,7 @@ def validate(reader: Reader, *, sample: int | None = None) -> ValidationReport:
     """Read a reader's images and report what is there and what is wrong.
 
     Checked: every file can be read, image dtype and range, mask shape and values (class numbers or
-    255), label values (0, 1 or NaN), unique ids, one group an image.
+    255), label values (0, 1 or NaN; one-hot for exclusive classes), unique ids, one group an image.
 
     Args:
         reader: the data.
@@ -133,7 +133,7 @@ def _present(item: Sample, classes: tuple[str, ...], mode: TargetMode) -> list[s
     """Classes found in a sample, after its values were checked."""
     unit_scale(item.image, item.id)
     if item.label is not None:
-        _check_label(item.label, len(classes), item.id)
+        _check_label(item.label, len(classes), mode, item.id)
     if item.mask is None:
         label = item.label if item.label is not None else np.zeros(0)
         return [name for name, value in zip(classes, label, strict=False) if value == 1]
@@ -146,7 +146,7 @@ def _present(item: Sample, classes: tuple[str, ...], mode: TargetMode) -> list[s
     return [name for number, name in enumerate(classes) if (planes[0, number] == 1).any()]
 
 
-def _check_label(label: Array, classes: int, name: str) -> None:
+def _check_label(label: Array, classes: int, mode: TargetMode, name: str) -> None:
     if label.shape != (classes,):
         raise DataError(f"{name}: label of shape {label.shape}; expected ({classes},).")
     values = label[~np.isnan(label.astype(np.float64))]
@@ -155,6 +155,11 @@ def _check_label(label: Array, classes: int, name: str) -> None:
         raise DataError(
             f"{name}: label value(s) {some(map(str, np.unique(wrong)))}; expected 0, 1 or NaN "
             "(missing)."
+        )
+    if mode == "multiclass" and values.size and (values.size < classes or values.sum() != 1):
+        raise DataError(
+            f"{name}: a label with {int(values.sum())} of {classes} exclusive classes set and "
+            f"{classes - values.size} missing; expected one 1 and 0 else, or NaN throughout."
         )
 
 
@@ -192,7 +197,8 @@ def check_batch(batch: Batch, *, classes: int, mode: TargetMode, target: str) ->
         target: "mask", "label" or "image" (an autoencoder's own input).
 
     Raises:
-        DataError: a missing key, a shape, dtype or value that does not fit; names the images.
+        DataError: a missing key, a shape, dtype or value that does not fit (in mode "multiclass"
+            also a known label row that is not one-hot); names the images.
 
     Example:
         >>> batch = {"image": torch.zeros(2, 1, 32, 32), "id": ["a", "b"],
@@ -233,7 +239,7 @@ def check_batch(batch: Batch, *, classes: int, mode: TargetMode, target: str) ->
                 "row an image, one column a class."
             )
         for name, label in zip(ids, labels, strict=True):
-            _check_label(label, classes, name)
+            _check_label(label, classes, mode, name)
 
 
 def _tensor(batch: Mapping[str, Any], key: str) -> torch.Tensor:

@@ -2,10 +2,13 @@
 
 from transferseg.metrics.classification import MultilabelCounts, MultilabelScores
 from transferseg.metrics.counts import SegmentationCounts
+from transferseg.metrics.multiclass import MulticlassCounts, MulticlassScores
 from transferseg.metrics.reconstruction import ReconstructionError, ReconstructionScores
 from transferseg.metrics.scores import SegmentationScores
 
 __all__ = [
+    "MulticlassCounts",
+    "MulticlassScores",
     "MultilabelCounts",
     "MultilabelScores",
     "ReconstructionError",

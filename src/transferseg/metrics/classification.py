@@ -18,7 +18,50 @@ from transferseg.metrics.rows import ImageRows
 from transferseg.metrics.tables import json_number, json_numbers, markdown_table, mean, text_table
 from transferseg.spec import class_names
 
-_HEADER = ("label", "AUROC", "accuracy", "positives", "known")
+_HEADER = ("label", "AUROC", "AP", "accuracy", "positives", "known")
+
+
+def label_names(classes: int | Sequence[str]) -> tuple[str, ...]:
+    """Distinct names from a number or from names.
+
+    Raises:
+        SpecError: no names, or a name twice.
+
+    Example:
+        >>> label_names(["edema", "nodule"])
+        ('edema', 'nodule')
+    """
+    names = class_names(classes)
+    if not names or len(set(names)) != len(names):
+        raise SpecError(f"label names must be given and be distinct, got {names}.")
+    return names
+
+
+def check_labels(logits: Tensor, label: Tensor, labels: int) -> None:
+    """Raise `SpecError` unless both are (B, labels), floating and real; no value is read.
+
+    Example:
+        >>> check_labels(torch.zeros(2, 3), torch.zeros(2), 3)
+        Traceback (most recent call last):
+        transferseg.errors.SpecError: logits and label must be (B, 3), got logits (2, 3) float32 and
+        label (2,) float32.
+    """
+    pair = f"got logits {describe(logits)} and label {describe(label)}."
+    shape = (logits.shape[0], labels) if logits.ndim else ()
+    if logits.ndim != 2 or logits.shape != shape or label.shape != shape:
+        raise SpecError(f"logits and label must be (B, {labels}), {pair}")
+    if not logits.is_floating_point() or label.is_complex():
+        raise SpecError(f"logits must be of a floating and labels of a real dtype, {pair}")
+
+
+def counted_text(images: int, unlabelled: int) -> str:
+    """How many images were counted, as a text.
+
+    Example:
+        >>> counted_text(1, 0)
+        '1 image, 0 without a known label'
+    """
+    return f"{images} image{'' if images == 1 else 's'}, {unlabelled} without a known label"
 
 
 @dataclass(frozen=True)
@@ -29,6 +72,8 @@ class MultilabelScores:
         classes: the labels' names, in order.
         threshold: probability above which a label is predicted.
         auroc: area under the ROC curve by label, 0..1, NaN without a positive or a negative.
+        average_precision: area under the precision-recall curve by label, 0..1, NaN without a
+            positive; a sum of steps, nothing interpolated.
         accuracy: part of the known labels that are predicted right, by label; NaN without one.
         exact_match: part of the images whose known labels are all right; images without a known
             label do not count.
@@ -42,15 +87,16 @@ class MultilabelScores:
         >>> counts.update(torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [0.0]]))
         >>> print(counts.scores())
         2 images, 0 without a known label; predicted above probability 0.5
-        label   AUROC  accuracy  positives  known
-        edema  1.0000    1.0000          1      2
-        mean   1.0000    1.0000
+        label   AUROC      AP  accuracy  positives  known
+        edema  1.0000  1.0000    1.0000          1      2
+        mean   1.0000  1.0000    1.0000
         exact match: 1.0000
     """
 
     classes: tuple[str, ...]
     threshold: float
     auroc: Mapping[str, float]
+    average_precision: Mapping[str, float]
     accuracy: Mapping[str, float]
     exact_match: float
     images: int
@@ -64,36 +110,41 @@ class MultilabelScores:
         return mean(self.auroc.values())
 
     @property
+    def mean_average_precision(self) -> float:
+        """Mean over the labels where it is defined."""
+        return mean(self.average_precision.values())
+
+    @property
     def mean_accuracy(self) -> float:
         """Mean over the labels where it is defined."""
         return mean(self.accuracy.values())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the means included; None where a score is undefined."""
-        means = ("mean_auroc", "mean_accuracy", "exact_match")
+        means = ("mean_auroc", "mean_average_precision", "mean_accuracy", "exact_match")
+        by_label = ("auroc", "average_precision", "accuracy")
         return {
             "classes": list(self.classes),
             "threshold": self.threshold,
             "images": self.images,
             "unlabelled_images": self.unlabelled_images,
             **{name: json_number(getattr(self, name)) for name in means},
-            **{name: json_numbers(getattr(self, name)) for name in ("auroc", "accuracy")},
+            **{name: json_numbers(getattr(self, name)) for name in by_label},
             **{name: dict(getattr(self, name)) for name in ("positives", "known")},
         }
 
     def _lines(self) -> list[list[float | int | str]]:
-        columns = (self.auroc, self.accuracy, self.positives, self.known)
+        scores = (self.auroc, self.average_precision, self.accuracy)
+        columns = (*scores, self.positives, self.known)
         lines: list[list[float | int | str]] = [
             [name, *(column[name] for column in columns)] for name in self.classes
         ]
-        return [*lines, ["mean", self.mean_auroc, self.mean_accuracy, "", ""]]
+        means = (self.mean_auroc, self.mean_average_precision, self.mean_accuracy)
+        return [*lines, ["mean", *means, "", ""]]
 
     def _what(self) -> str:
-        images = f"{self.images} image{'' if self.images == 1 else 's'}"
-        return (
-            f"{images}, {self.unlabelled_images} without a known label; "
-            f"predicted above probability {self.threshold:g}"
-        )
+        counted = counted_text(self.images, self.unlabelled_images)
+        return f"{counted}; predicted above probability {self.threshold:g}"
 
     def to_markdown(self) -> str:
         """A table by label under a line that says what was counted."""
@@ -133,8 +184,41 @@ def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     return (ranks - positives * (positives + 1) / 2) / pairs
 
 
+def average_precision(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Area under the precision-recall curve, as a sum of steps without interpolation.
+
+    The sum over the distinct scores, from the highest, of precision times the gain in recall: every
+    image of a tied score is taken at once.
+
+    Args:
+        score: (n,), larger means more likely positive.
+        positive: (n,), the truth.
+
+    Returns:
+        0..1, by chance about the part of positives; NaN without a positive, and when a score is
+        NaN.
+
+    Source: the definition is scikit-learn's `average_precision_score`; Manning, Raghavan and
+    Schuetze 2008, section 8.4.
+
+    Example:
+        >>> score = np.array([0.1, 0.4, 0.35, 0.8])
+        >>> round(average_precision(score, np.array([False, False, True, True])), 4)
+        0.8333
+    """
+    positives = int(positive.sum())
+    if not positives or np.isnan(score).any():
+        return float("nan")
+    order = np.argsort(-score)
+    falling = score[order]
+    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # of each tied score
+    found = positive[order].cumsum()[last]
+    precision, gain = found / (last + 1), np.diff(found, prepend=0)
+    return float((precision * gain).sum() / positives)
+
+
 class MultilabelCounts(ImageRows):
-    """Logits and labels of each image, kept for scores that need every one (AUROC).
+    """Logits and labels of each image, kept for scores that need every one (AUROC, AP).
 
     Rows are float32 on the device of the data, (images, labels, 2): logit and label; logits in
     float64 are rounded to float32.
@@ -158,9 +242,7 @@ class MultilabelCounts(ImageRows):
 
     def __init__(self, classes: int | Sequence[str], *, threshold: float = 0.5) -> None:
         super().__init__()
-        self.classes = class_names(classes)
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise SpecError(f"label names must be given and be distinct, got {self.classes}.")
+        self.classes = label_names(classes)
         self.threshold = threshold
         self._logit = check_threshold(threshold)
 
@@ -183,12 +265,7 @@ class MultilabelCounts(ImageRows):
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
         """
-        pair = f"got logits {describe(logits)} and label {describe(label)}."
-        shape = (logits.shape[0], len(self.classes)) if logits.ndim else ()
-        if logits.ndim != 2 or logits.shape != shape or label.shape != shape:
-            raise SpecError(f"logits and label must be (B, {len(self.classes)}), {pair}")
-        if not logits.is_floating_point() or label.is_complex():
-            raise SpecError(f"logits must be of a floating and labels of a real dtype, {pair}")
+        check_labels(logits, label, len(self.classes))
         return torch.stack([logits.detach().float(), label.detach().float()], dim=-1)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
@@ -196,7 +273,7 @@ class MultilabelCounts(ImageRows):
         self.append(self.count(logits, label))
 
     def scores(self) -> MultilabelScores:
-        """AUROC, accuracy and exact match of everything counted so far.
+        """AUROC, average precision, accuracy and exact match of everything counted so far.
 
         Raises:
             DataError: nothing counted.
@@ -212,6 +289,7 @@ class MultilabelCounts(ImageRows):
             classes=self.classes,
             threshold=self.threshold,
             auroc={name: auroc(x[k], p[k]) for name, x, p, _, k in by_label},
+            average_precision={n: average_precision(x[k], p[k]) for n, x, p, _, k in by_label},
             accuracy={name: mean(r[k]) for name, _, _, r, k in by_label},
             exact_match=mean((right | ~known).all(1)[some]),
             images=len(logits),

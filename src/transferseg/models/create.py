@@ -178,7 +178,8 @@ def create_autoencoder(
     return _with_weights(Autoencoder, spec, weights)
 
 
-def _is_path(weights: Weights) -> bool:
+def is_path(weights: Weights) -> bool:
+    """Whether weights are a file or folder, not "default" or a tag of timm's."""
     if weights is None or weights == "default":
         return False
     return not isinstance(weights, str) or os.sep in weights or Path(weights).exists()
@@ -197,7 +198,7 @@ def _input(
         return input_spec
     if weights is None or weights == "default":
         return encoder_input(encoder, in_channels)
-    if not _is_path(weights):
+    if not is_path(weights):
         return encoder_input(f"{encoder}.{weights}", in_channels)
     known = read_source(weights).spec
     if known is None:
@@ -221,7 +222,7 @@ def _output_stride(architecture: str, encoder: str, asked: int | None) -> int:
 def _with_weights(model_class: type[M], spec: ModelSpec, weights: Weights) -> M:
     if weights is None:
         return model_class(spec)
-    if not _is_path(weights):
+    if not is_path(weights):
         return model_class(spec, pretrained=True if weights == "default" else str(weights))
     model = model_class(spec)
     report = transfer_weights(

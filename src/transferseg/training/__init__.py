@@ -10,6 +10,7 @@ from transferseg.training.loop import fit
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.optimizers import OPTIMIZERS, adam, adamw, sgd, weight_decay_groups
 from transferseg.training.predict import predict, predict_probabilities
+from transferseg.training.rotating import train_rotating
 from transferseg.training.schedules import (
     SCHEDULES,
     Plateau,
@@ -54,5 +55,6 @@ __all__ = [
     "predict_probabilities",
     "sgd",
     "train",
+    "train_rotating",
     "weight_decay_groups",
 ]

@@ -15,12 +15,12 @@ from transferseg.training.atomic import write_text
 
 @dataclass(frozen=True)
 class History:
-    """The result of `train`.
+    """The result of `train` or `train_rotating`.
 
     Attributes:
         rows: one mapping an epoch: `epoch`, `step`, `loss` and its terms, `learning_rate`
             (of the update to come), `seconds`, `samples_seen`, `score`, and the validation scores
-            as `validation_<name>`.
+            as `validation_<name>`; of `train_rotating` also `runs` and `validation_scheme`.
         best_epoch: the epoch with the best score, counted from 1; None without a score.
         best_score: its score.
         seconds: spent in `fit`, over all epochs and earlier parts of a resumed run.
@@ -38,6 +38,14 @@ class History:
     best_score: float | None = None
     seconds: float = 0.0
     samples_seen: int = 0
+
+    @property
+    def validation_scheme(self) -> str | None:
+        """How the scores are validated where images that validate also train; None elsewhere.
+
+        Such scores say which epoch is best; they are no scores on held-out data.
+        """
+        return self.rows[-1].get("validation_scheme") if self.rows else None
 
     def csv(self) -> str:
         """The rows as CSV text, a header first; missing values are empty."""

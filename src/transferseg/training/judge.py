@@ -34,7 +34,7 @@ class Judge:
         scores = results.get("scores")
         # The loss's terms have names of their own: its "dice" is no score, and falls as that rises.
         terms = {k if k == "loss" else f"loss_{k}": v for k, v in results["loss"].items()}
-        flat = {**_flat(scores), **terms}
+        flat = {**flat_numbers(scores), **terms}
         if callable(self.score):
             value = self.score(results["loss"] if scores is None else scores)
         elif self.score in flat:
@@ -73,8 +73,8 @@ def make_judge(
     return Judge({**measured, "loss": MeanLoss(loss)}, score, mode or ("min" if falls else "max"))
 
 
-def _flat(scores: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
-    """The numbers in nested scores, by names joined with underscores."""
+def flat_numbers(scores: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
+    """The numbers in nested scores, by names joined with underscores; NaN for undefined ones."""
     if hasattr(scores, "to_dict"):
         scores = scores.to_dict()
     if not isinstance(scores, Mapping):
@@ -82,7 +82,7 @@ def _flat(scores: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
     flat: dict[str, Any] = {}
     for name, value in scores.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}_"))
+            flat.update(flat_numbers(value, f"{prefix}{name}_"))
         elif value is None or isinstance(value, int | float):  # None: undefined, as JSON says it
             flat[f"{prefix}{name}"] = math.nan if value is None else value
     return flat

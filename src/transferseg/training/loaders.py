@@ -167,8 +167,11 @@ def _single_value_norms(model: nn.Module, loader: Loader, accelerator: Accelerat
         return []
     handles = [norm.register_forward_pre_hook(look(name)) for name, norm in norms.items()]
     index = next(iter(loader.sampler)) if loader.sampler is not None else 0
-    sample = loader.dataset[index]
     try:
+        # A data set that has not been told its epoch augments from the global random state, and
+        # a resumed run, which looks again, would go on with another one.
+        with torch.random.fork_rng(devices=[]):
+            sample = loader.dataset[index]
         with evaluation_mode(model), torch.no_grad():
             model(torch.as_tensor(sample["image"])[None].to(accelerator.device))
     except ValueError:

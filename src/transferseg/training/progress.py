@@ -15,9 +15,9 @@ from transferseg.training.state import TrainState
 class UpdateBar:
     """A progress bar over updates that reads no loss from the device before an epoch's end."""
 
-    def __init__(self, state: TrainState, epochs: int, shown: bool) -> None:
+    def __init__(self, state: TrainState, epochs: int, shown: bool, *, unit: str = "epoch") -> None:
         self.shown = shown and state.accelerator.is_main_process
-        self._state, self._epochs = state, epochs
+        self._state, self._epochs, self._unit = state, epochs, unit
         self._bar: Any = None
 
     def step(self, event: StepEvent) -> None:
@@ -27,7 +27,7 @@ class UpdateBar:
             each = None if batches is None else math.ceil(batches / self._state.accumulation)
             total = None if each is None else self._epochs * each
             self._bar = tqdm(total=total, initial=event.step - 1, disable=not self.shown)
-        self._bar.set_description(f"epoch {event.epoch}/{self._epochs}", refresh=False)
+        self._bar.set_description(f"{self._unit} {event.epoch}/{self._epochs}", refresh=False)
         self._bar.update()
 
     def epoch(self, row: Mapping[str, Any]) -> None:

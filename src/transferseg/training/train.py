@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import closing
-from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from safetensors.torch import load_model
-from torch import Tensor, nn
+from torch import nn
 
 from transferseg.errors import TrainingError, some
-from transferseg.training.atomic import recovered, replacing, write_text
 from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
-from transferseg.training.history import History, rows_to_csv
-from transferseg.training.judge import Judge, ScoreLike, make_judge
+from transferseg.training.history import History
+from transferseg.training.judge import ScoreLike, make_judge
 from transferseg.training.loaders import length
 from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
 from transferseg.training.progress import UpdateBar
-from transferseg.training.schedules import Plateau, ScheduleLike
-from transferseg.training.state import OptimizerLike, TrainState
-from transferseg.training.stopping import EarlyStopping
+from transferseg.training.run import Run, running
+from transferseg.training.schedules import ScheduleLike
+from transferseg.training.state import OptimizerLike
 from transferseg.training.targets import Loader, Loss
 from transferseg.types import Target
 
@@ -116,29 +111,17 @@ def train(
     if not allow_shared_groups:
         _check_leak(train_loader, validation_loader)
     judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
-    place = None if folder is None else Path(folder)
-    _check_options(model, place, judge, schedule, patience, restore_best, resume)
-    state = TrainState.prepare(
-        model, optimizer=optimizer, schedule=schedule, accelerator=accelerator, seed=seed
-    )
-    stopping = EarlyStopping(patience, minimum_delta, judge.mode if judge else "max")
-    run = _Run(state, place, judge, stopping, keep_best=restore_best)
-    try:
-        if resume and place is not None and recovered(place / "last").exists():
-            run.resume(place / "last")
-        with closing(UpdateBar(state, epochs, progress)) as bar:
-            if not stopping.should_stop:
-                events = fit(
-                    state, train_loader, loss=loss, epochs=epochs, target=target,
-                    clip_norm=clip_norm, channels_last=channels_last,
-                )  # fmt: skip
-                run.follow(events, validation_loader, target, bar)
-        if restore_best:
-            run.restore()
-    finally:
-        # The accelerator serves other trainings, and the model is called without its autocast.
-        state.accelerator.unwrap_model(state.model, keep_fp32_wrapper=False)
-        state.accelerator.free_memory()
+    with running(
+        model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
+        folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
+        resume=resume, seed=seed,
+    ) as run, closing(UpdateBar(run.state, epochs, progress)) as bar:  # fmt: skip
+        if not run.stopping.should_stop:
+            events = fit(
+                run.state, train_loader, loss=loss, epochs=epochs, target=target,
+                clip_norm=clip_norm, channels_last=channels_last,
+            )  # fmt: skip
+            _follow(run, events, validation_loader, target, bar)
     return run.history()
 
 
@@ -158,146 +141,42 @@ def _check_leak(train_loader: Any, validation_loader: Any) -> None:  # noqa: ANN
         )
 
 
-def _check_options(
-    model: nn.Module,
-    folder: Path | None,
-    judge: Judge | None,
-    schedule: ScheduleLike | None,
-    patience: int | None,
-    restore_best: bool,
-    resume: bool,
+def _follow(
+    run: Run,
+    events: Any,  # noqa: ANN401 - the generator of `fit`
+    validation_loader: Loader | None,
+    target: Target,
+    bar: UpdateBar,
 ) -> None:
-    if judge is None:
-        needs = {
-            "patience": patience is not None,
-            "restore_best": restore_best,
-            "a plateau schedule": isinstance(schedule, Plateau),
-        }
-        for name in [name for name, needed in needs.items() if needed]:
-            raise TrainingError(f"{name} needs a score, and so a validation loader.")
-    elif isinstance(schedule, Plateau) and schedule.mode != judge.mode:
-        raise TrainingError(
-            f"the plateau schedule has mode {schedule.mode!r}, but the score {judge.mode!r}; make "
-            f"it plateau(mode={judge.mode!r})."
-        )
-    if folder is None:
-        if resume:
-            raise TrainingError("resume needs the folder of the run: give folder=...")
-        return
-    if not callable(getattr(model, "save_pretrained", None)):
-        raise TrainingError(
-            f"{type(model).__name__} has no save_pretrained(folder), which writes the best model; "
-            "build it with create_model, or train without a folder."
-        )
-    if not resume and recovered(folder / "last").exists():
-        raise TrainingError(
-            f"{folder} already holds a run; give resume=True to go on with it, or another folder."
-        )
+    """Evaluate and keep every epoch; leave when the scores say so."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, StepEvent):
+                bar.step(event)
+                continue
+            row = _row(run, event, validation_loader, target, bar)
+            run.keep(row)
+            bar.epoch(row)
+            if run.stopping.should_stop:
+                return
 
 
-@dataclass
-class _Run:
-    state: TrainState
-    folder: Path | None
-    judge: Judge | None
-    stopping: EarlyStopping
-    keep_best: bool
-    best: dict[str, Tensor] = field(default_factory=dict)
-
-    def resume(self, save: Path) -> None:
-        self.state.load(save)
-        for row in self.state.history:
-            if "score" in row:
-                if self.judge is None or row["score_name"] != self.judge.name:
-                    wanted = None if self.judge is None else self.judge.name
-                    raise TrainingError(
-                        f"the run in {save} was scored by {row['score_name']}, this one would be "
-                        f"by {wanted}; give the same score and mode, or begin another folder."
-                    )
-                self.stopping.update(row["score"])
-
-    def follow(self, events: Any, validation_loader: Any, target: Target, bar: UpdateBar) -> None:  # noqa: ANN401
-        with closing(events):
-            for event in events:
-                if isinstance(event, StepEvent):
-                    bar.step(event)
-                    continue
-                row = self.measure(event, validation_loader, target, bar)
-                self.keep(row)
-                bar.epoch(row)
-                if self.stopping.should_stop:
-                    return
-
-    def measure(
-        self,
-        event: EpochEvent,
-        validation_loader: Any,  # noqa: ANN401
-        target: Target,
-        bar: UpdateBar,
-    ) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "epoch": event.epoch, "step": event.step, "loss": event.loss, **event.terms,
-            "learning_rate": event.learning_rate, "seconds": event.seconds,
-            "samples_seen": event.samples_seen,
-        }  # fmt: skip
-        if self.judge is not None:
-            results = evaluate(
-                self.state.model,
-                validation_loader,
-                metrics=self.judge.metrics,
-                accelerator=self.state.accelerator,
-                target=target,
-                progress=bar.shown,
-            )
-            score, columns = self.judge.read(results)
-            row.update(score=score, score_name=self.judge.name, **columns)
-            self.state.step_plateau(score)
-            row["learning_rate"] = self.state.learning_rate  # a plateau may just have lowered it
+def _row(
+    run: Run, event: EpochEvent, validation_loader: Loader | None, target: Target, bar: UpdateBar
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "epoch": event.epoch, "step": event.step, "loss": event.loss, **event.terms,
+        "learning_rate": event.learning_rate, "seconds": event.seconds,
+        "samples_seen": event.samples_seen,
+    }  # fmt: skip
+    if run.judge is None or validation_loader is None:
         return row
-
-    def keep(self, row: dict[str, Any]) -> None:
-        state, accelerator = self.state, self.state.accelerator
-        state.history.append(row)
-        if "score" in row and self.stopping.update(row["score"]):
-            self.keep_weights()
-        if self.folder is not None:
-            state.save(self.folder / "last")
-            if accelerator.is_main_process:
-                write_text(self.folder / "history.csv", rows_to_csv(state.history))
-
-    def keep_weights(self) -> None:
-        model: Any = self.state.unwrapped
-        if self.folder is None:
-            if self.keep_best:
-                self.best = {
-                    name: t.detach().cpu().clone() for name, t in model.state_dict().items()
-                }
-        elif self.state.accelerator.is_main_process:
-            with replacing(self.folder / "best") as partial:
-                model.save_pretrained(partial)
-
-    def restore(self) -> None:
-        if self.stopping.best is None:
-            warnings.warn(
-                "there are no best weights to restore, since no score was a number: the model "
-                "keeps those of the last epoch.",
-                stacklevel=3,
-            )
-            return
-        if self.folder is None:
-            self.state.unwrapped.load_state_dict(self.best)
-            return
-        self.state.accelerator.wait_for_everyone()
-        load_model(self.state.unwrapped, recovered(self.folder / "best") / "model.safetensors")
-
-    def history(self) -> History:
-        rows = self.state.history
-        scored = [row for row in rows if "score" in row]
-        count = self.stopping.best_count
-        return History(
-            rows=tuple(rows),
-            best_epoch=scored[count - 1]["epoch"] if count else None,
-            best_score=self.stopping.best,
-            seconds=self.state.seconds,
-            samples_seen=self.state.samples_seen,
-        )
+    results = evaluate(
+        run.state.model,
+        validation_loader,
+        metrics=run.judge.metrics,
+        accelerator=run.state.accelerator,
+        target=target,
+        progress=bar.shown,
+    )
+    return run.scored(row, results)

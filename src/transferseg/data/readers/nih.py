@@ -53,6 +53,7 @@ class NIHChestXray14:
         groups: patients.
         labels: (N, 14) float32 0/1, without reading an image; for stratified splits and weights.
         lines_without_image: how many lines were left out.
+        paths: the file of each image, by id.
 
     Samples: image uint8, (H, W) mostly ((H, W, 3) for the few that are stored in colour); label
     (14,) float32 0/1.
@@ -109,14 +110,14 @@ class NIHChestXray14:
         self.groups = tuple(found[name][0]["Patient ID"] for name in self.ids)
         self.labels: Array = np.stack([found[name][1] for name in self.ids])
         self.lines_without_image = len(absent)
-        self._paths = tuple(files[name] for name in self.ids)
+        self.paths = {name: files[name] for name in self.ids}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
         check_index(index, len(self))
-        image = read_image(self._paths[index])
+        image = read_image(self.paths[self.ids[index]])
         return Sample(image, None, self.labels[index].copy(), self.ids[index], self.groups[index])
 
 

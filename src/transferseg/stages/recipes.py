@@ -1,0 +1,154 @@
+"""What model a stage builds and how it trains it, as values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from transferseg.errors import TrainingError
+from transferseg.models import DECODERS
+from transferseg.models.create import Weights, is_path
+from transferseg.spec import InputSpec
+from transferseg.stages.describe import describe_value
+from transferseg.training import ScheduleLike, adamw, cosine
+from transferseg.training.state import OptimizerLike
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The model of a stage; which kind it is (segmenter, classifier, ...) the task decides.
+
+    Attributes:
+        encoder: a name of `list_encoders()`.
+        architecture: of a segmentation stage; classifiers and autoencoders do without it.
+        in_channels: channels of the image.
+        weights: of the encoder where no parent gives it: see `create_model`.
+        decoder_weights: a checkpoint whose decoder is taken where no parent gives it; None: random.
+        input_spec: what the weights expect of an image; by default the parent's, else that of the
+            encoder's weights.
+        output_stride: see `create_model`; segmentation only.
+        options: the decoder's own (of a classifier: `dropout`).
+
+    Example:
+        >>> ModelRecipe("resnet18", in_channels=1).replace(architecture="deeplabv3").architecture
+        'deeplabv3'
+    """
+
+    encoder: str
+    architecture: str = "unet"
+    in_channels: int = 3
+    weights: Weights = None
+    decoder_weights: str | os.PathLike[str] | None = None
+    input_spec: InputSpec | None = None
+    output_stride: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> ModelRecipe:  # noqa: ANN401 - field values
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def common(self) -> dict[str, Any]:
+        """The arguments that every kind of model takes."""
+        return {
+            "in_channels": self.in_channels,
+            "weights": self.weights,
+            "input_spec": self.input_spec,
+            **self.options,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values; weights that are files stand by their content."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if is_path(self.weights):
+            values["weights"] = Path(str(self.weights))
+        if self.decoder_weights is not None:
+            values["decoder_weights"] = Path(self.decoder_weights)
+        return {name: describe_value(value, what=name) for name, value in values.items()}
+
+    def beginning(self, part: str) -> str:
+        """Where the tensors of a part begin when no parent gives them, for lineage."""
+        known = {"encoder": self.weights}
+        if self.architecture in DECODERS:
+            known["decoder"] = self.decoder_weights
+        weights = known.get(part)
+        return "random" if weights is None else f"weights {weights}"
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a stage trains; every field can be an axis of a study.
+
+    Attributes:
+        epochs: at most; with `StageData.folds`, rounds of the rotation.
+        batch_size: images an update, from 1.
+        optimizer: see `TrainState.prepare`.
+        schedule: see `TrainState.prepare`; None keeps the learning rate.
+        patience: epochs without a better score after which to stop; None goes on to the end.
+        minimum_delta: how much better counts.
+        clip_norm: largest norm of the gradient; None does not clip.
+        channels_last: memory format; faster convolutions on most machines.
+        precision: "no", "fp16" or "bf16", as accelerate takes it.
+        accumulation: batches an optimizer update.
+        workers: processes that prepare batches; 0 does it in the training process.
+
+    Raises:
+        TrainingError: a number out of range.
+
+    Example:
+        >>> TrainingRecipe(epochs=2, batch_size=4).patience is None
+        True
+    """
+
+    epochs: int = 50
+    batch_size: int = 16
+    optimizer: OptimizerLike = adamw
+    schedule: ScheduleLike | None = field(default_factory=cosine)
+    patience: int | None = None
+    minimum_delta: float = 0.0
+    clip_norm: float | None = None
+    channels_last: bool = False
+    precision: str = "no"
+    accumulation: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise TrainingError(f"{name} must be a whole number from {least}, got {value!r}.")
+
+    def replace(self, **changes: Any) -> TrainingRecipe:  # noqa: ANN401 - field values
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def accelerator(self) -> Accelerator:
+        """A new accelerator of this precision and accumulation.
+
+        accelerate keeps the precision of the first accelerator for the whole process; stages of one
+        process may differ in it, so that memory is cleared where they do.
+        """
+        begun = AcceleratorState._shared_state != {}
+        if begun and AcceleratorState().mixed_precision != self.precision:
+            AcceleratorState._reset_state()
+        return Accelerator(
+            mixed_precision=self.precision, gradient_accumulation_steps=self.accumulation
+        )
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `train` that are settings of the training."""
+        names = (
+            "epochs", "optimizer", "schedule", "patience", "minimum_delta", "clip_norm",
+            "channels_last",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values; the number of workers changes no result and is left out."""
+        names = (name for name in self.__dataclass_fields__ if name != "workers")
+        return {name: describe_value(getattr(self, name), what=name) for name in names}

@@ -1,0 +1,330 @@
+"""Training over rotating folds: no image is spared for validation, and the scores say so."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
+
+from transferseg.data.folds import Fold, RotatingKFold
+from transferseg.data.samples import PreparedDataset
+from transferseg.errors import TrainingError, some
+from transferseg.training.evaluate import Metric, evaluate
+from transferseg.training.events import EpochEvent, StepEvent
+from transferseg.training.history import History
+from transferseg.training.judge import Judge, ScoreLike, make_judge
+from transferseg.training.loaders import length, prepared, without_lone_samples
+from transferseg.training.loop import fit
+from transferseg.training.optimizers import adamw
+from transferseg.training.progress import UpdateBar
+from transferseg.training.run import Run, running
+from transferseg.training.schedules import ScheduleLike
+from transferseg.training.state import OptimizerLike
+from transferseg.training.targets import Loader, Loss
+from transferseg.types import Target
+
+
+def train_rotating(
+    model: nn.Module,
+    data: PreparedDataset,
+    validation_data: PreparedDataset,
+    *,
+    folds: RotatingKFold,
+    batch_size: int,
+    loss: Loss,
+    epochs: int,
+    metrics: Metric[Any] | None = None,
+    score: ScoreLike | None = None,
+    mode: Literal["max", "min"] | None = None,
+    optimizer: OptimizerLike = adamw,
+    schedule: ScheduleLike | None = None,
+    accelerator: Accelerator | None = None,
+    folder: str | PathLike[str] | None = None,
+    patience: int | None = None,
+    minimum_delta: float = 0.0,
+    restore_best: bool = False,
+    resume: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    target: Target = "mask",
+    clip_norm: float | None = None,
+    channels_last: bool = False,
+    workers: int = 0,
+) -> History:
+    """Train one model over rotating folds: all images train, and all validate.
+
+    An epoch is one run a fold: the model trains on all other folds, then the fold that was held out
+    is counted. The epoch's scores are those of the counts of all folds together, so that each image
+    counts once, by the weights of its run. The next epoch divides the images anew. Model, optimizer
+    and schedule are prepared once and go through all runs.
+
+    **What the scores are worth.** An image that validates in one run has trained in the others.
+    The scores rise when the model learns images by heart; they choose an epoch, and take no place
+    of a test set. The column `validation_scheme` of every row and `History.validation_scheme` say
+    so.
+
+    Files, stopping and resuming are those of `train`; a run is saved after every epoch, not between
+    its runs. In the saved state `epoch` counts runs.
+
+    Args:
+        model: see `train`.
+        data: the images that train, augmented.
+        validation_data: the same images in the same order, without augmentation.
+        folds: how they are divided, epoch by epoch.
+        batch_size: images a batch (on each process), in training and in validation.
+        loss: see `train`.
+        epochs: complete epochs of `folds.folds` runs each, those of a resumed run included.
+        metrics: see `train`.
+        score: see `train`.
+        mode: see `train`.
+        optimizer: see `TrainState.prepare`.
+        schedule: laid over the updates of all runs; a plateau schedule is stepped once an epoch.
+        accelerator: see `TrainState.prepare`; it is handed back without the model.
+        folder: where to keep the run; nothing is written when not given.
+        patience: epochs (not runs) without a better score after which to stop.
+        minimum_delta: see `EarlyStopping`.
+        restore_best: give the model the weights of the best epoch at the end.
+        resume: go on with the run in `folder`, or begin it if there is none yet.
+        seed: see `TrainState.prepare`; the partitions follow from the seed of `folds`.
+        progress: show progress bars, in the main process.
+        target: "mask", "label" or "image".
+        clip_norm: see `fit`.
+        channels_last: see `fit`.
+        workers: processes that load the data of a run.
+
+    Returns:
+        The history: one row an epoch. `loss` and its terms are means over the samples of the runs,
+        `runs` is their number, `learning_rate` that of the update to come.
+
+    Raises:
+        TrainingError: data sets that do not have the same images, an image twice, augmented
+            validation data, a folder whose run was begun in another way, and what `train` raises.
+        DataError: fewer groups than folds.
+
+    Source: Merand 2021, section 3.3.
+
+    Example:
+        >>> from transferseg.data import SyntheticRadiographs
+        >>> from transferseg.spec import InputSpec, ModelSpec
+        >>> model = torch.nn.Conv2d(1, 1, 3, padding=1)
+        >>> model.spec = ModelSpec("autoencoder", "none", ["grey"], "binary", input=InputSpec(1))
+        >>> data = PreparedDataset(SyntheticRadiographs(6, size=32), input=InputSpec(1), size=32)
+        >>> history = train_rotating(
+        ...     model, data, data, folds=RotatingKFold(2), batch_size=2, epochs=2,
+        ...     loss=torch.nn.functional.mse_loss, target="image", progress=False,
+        ... )
+        >>> [(row["epoch"], row["runs"]) for row in history.rows]
+        [(1, 2), (2, 2)]
+        >>> print(history.validation_scheme)
+        RotatingKFold(folds=2, seed=0, by_group=True, reshuffle=True): images that validate in one
+        run train in the others
+    """
+    _check_data(data, validation_data, batch_size, epochs)
+    folds.partitions(data.groups, 0)  # too few groups: said before anything is prepared
+    judge = cast(Judge, make_judge(metrics, score, mode, loss, True))  # None without validation
+    options: dict[str, Any] = {
+        "loss": loss, "target": target, "clip_norm": clip_norm, "channels_last": channels_last
+    }  # fmt: skip
+    runs = epochs * folds.folds
+    with running(
+        model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
+        folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
+        resume=resume, seed=seed, scheme=_scheme(folds),
+    ) as run, closing(UpdateBar(run.state, runs, progress, unit="run")) as bar:  # fmt: skip
+        rotation = _Rotation(
+            run, judge, data, validation_data, folds, batch_size, workers, options, bar
+        )
+        rotation.lay_out(epochs)
+        while run.state.epoch < runs and not run.stopping.should_stop:
+            row = rotation.epoch()
+            run.keep(row)
+            bar.epoch(row)
+    return run.history()
+
+
+def _scheme(folds: RotatingKFold) -> str:
+    return f"{folds!r}: images that validate in one run train in the others"
+
+
+def _check_data(
+    data: PreparedDataset, validation_data: PreparedDataset, batch_size: int, epochs: int
+) -> None:
+    for name, value, least in (("batch_size", batch_size, 1), ("epochs", epochs, 0)):
+        if value < least:
+            raise TrainingError(f"{name} must be {least} or more, got {value}.")
+    if validation_data.augment is not None:
+        raise TrainingError(
+            "the validation data are augmented; prepare them without: PreparedDataset(..., "
+            "augment=None)."
+        )
+    ids, others = _ids(data), _ids(validation_data)
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise TrainingError(
+            f"image(s) {some(twice)} stand twice in the data, and would train and validate in one "
+            "run; give each position once."
+        )
+    if ids != others:
+        pairs = zip(ids, others, strict=False)
+        at = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(ids), len(others)))
+        raise TrainingError(
+            "the validation data must be the same images in the same order, but of "
+            f"{len(ids)} and {len(others)} images those at position {at} are "
+            f"{some(ids[at : at + 1]) or 'none'} and {some(others[at : at + 1]) or 'none'}."
+        )
+
+
+def _ids(data: PreparedDataset) -> tuple[str, ...]:
+    every = data.reader.ids
+    return tuple(every[index] for index in data.indices)
+
+
+@dataclass(frozen=True)
+class _Rotation:
+    """The runs of the epochs over one run's state."""
+
+    run: Run
+    judge: Judge
+    data: PreparedDataset
+    validation_data: PreparedDataset
+    folds: RotatingKFold
+    batch_size: int
+    workers: int
+    options: Mapping[str, Any]
+    bar: UpdateBar
+
+    def lay_out(self, epochs: int) -> None:
+        """Tell the state how many updates there will be, as a schedule must know beforehand."""
+        state, folds = self.run.state, self.folds.folds
+        if state.epoch != folds * len(state.history):
+            raise TrainingError(
+                f"the saved state has done {state.epoch} run(s) in {len(state.history)} epoch(s), "
+                f"not {folds} in each, so train_rotating did not save it; begin another folder."
+            )
+        if state.schedule is None or not getattr(state.schedule, "bounded", True):
+            return
+        total = self._total_updates(epochs)
+        if state.total_steps not in (None, total):
+            raise TrainingError(
+                f"the schedule of the saved run was laid out for {state.total_steps} updates, but "
+                f"this training has {total}; give the same images, epochs and batch size."
+            )
+        state.total_steps = total
+
+    def _total_updates(self, epochs: int) -> int:
+        groups = self.data.groups
+        sizes = Counter(
+            len(groups) - len(held_out)
+            for epoch in range(epochs)
+            for held_out in self.folds.partitions(groups, epoch)
+        )
+        return sum(runs * self._updates(size) for size, runs in sizes.items())
+
+    def _updates(self, images: int) -> int:
+        """Updates in a run over that many images, counted as `fit` will do them."""
+        state, accelerator = self.run.state, self.run.state.accelerator
+        loader = self._train_loader(range(images))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `fit` will say it
+            with without_lone_samples(accelerator, loader, state.unwrapped):
+                ready = prepared(accelerator, loader, even_batches=accelerator.even_batches)
+                return math.ceil((length(ready) or 0) / state.accumulation)
+
+    def epoch(self) -> dict[str, Any]:
+        """Do the runs of the epoch that comes, and give its row."""
+        state = self.run.state
+        metrics = self.judge.metrics
+        counts = {name: _Growing(metric) for name, metric in metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
+        runs, samples = [], []
+        summed: dict[str, Metric[Any]] = {}
+        for fold in self.folds.epoch(self.data.groups, state.epoch // self.folds.folds):
+            before = state.samples_seen
+            runs.append(self._train(fold))
+            samples.append(state.samples_seen - before)
+            summed = evaluate(
+                state.model,
+                DataLoader(
+                    Subset(self.validation_data, fold.validation),
+                    batch_size=self.batch_size,
+                    num_workers=self.workers,
+                ),
+                metrics=counts,
+                accelerator=state.accelerator,
+                target=self.options["target"],
+                progress=self.bar.shown,
+            )
+        results = {name: metric.scores() for name, metric in summed.items()}
+        return self.run.scored(_row(runs, samples, len(state.history) + 1), results)
+
+    def _train(self, fold: Fold) -> EpochEvent:
+        state = self.run.state
+        events: Any = fit(
+            state, self._train_loader(fold.train), epochs=state.epoch + 1, **self.options
+        )
+        with closing(events):
+            for event in events:
+                if isinstance(event, StepEvent):
+                    self.bar.step(event)
+                else:
+                    done: EpochEvent = event
+        return done
+
+    def _train_loader(self, positions: Iterable[int]) -> Loader:
+        sampler = SubsetRandomSampler(list(positions), generator=torch.Generator())
+        return DataLoader(
+            self.data, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers
+        )
+
+
+def _row(runs: list[EpochEvent], samples: list[int], epoch: int) -> dict[str, Any]:
+    """The epoch's runs as one row; losses are means over their samples."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(v * n for v, n in zip(values, samples, strict=True)) / sum(samples)
+
+    last = runs[-1]
+    return {
+        "epoch": epoch,
+        "runs": len(runs),
+        "step": last.step,
+        "loss": mean(run.loss for run in runs),
+        **{name: mean(run.terms[name] for run in runs) for name in last.terms},
+        "learning_rate": last.learning_rate,
+        "seconds": sum(run.seconds for run in runs),
+        "samples_seen": last.samples_seen,
+    }
+
+
+class _Growing:
+    """A metric that `evaluate` adds to without resetting it, and whose scores are its counts."""
+
+    def __init__(self, metric: Metric[Any]) -> None:
+        self.metric = metric
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        self.metric.update(logits, target)
+
+    def __add__(self, other: _Growing) -> _Growing:
+        return _Growing(self.metric + other.metric)
+
+    def scores(self) -> Metric[Any]:
+        return self.metric
+
+    def reset(self) -> None:
+        """Keep the counts of the folds before."""
+
+    def to(self, device: torch.device | str) -> _Growing:
+        self.metric.to(device)
+        return self

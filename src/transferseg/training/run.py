@@ -1,0 +1,211 @@
+"""One run: a prepared state, the score that decides, and what is kept while it trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from transferseg.errors import TrainingError
+from transferseg.training.atomic import recovered, replacing, write_text
+from transferseg.training.history import History, rows_to_csv
+from transferseg.training.judge import Judge
+from transferseg.training.schedules import Plateau, ScheduleLike
+from transferseg.training.state import OptimizerLike, TrainState
+from transferseg.training.stopping import EarlyStopping
+
+
+@contextmanager
+def running(
+    model: nn.Module,
+    judge: Judge | None,
+    *,
+    optimizer: OptimizerLike,
+    schedule: ScheduleLike | None,
+    accelerator: Accelerator | None,
+    folder: str | PathLike[str] | None,
+    patience: int | None,
+    minimum_delta: float,
+    restore_best: bool,
+    resume: bool,
+    seed: int,
+    scheme: str | None = None,
+) -> Iterator[Run]:
+    """A run over a state that is prepared once: begun or resumed; its best weights at the end.
+
+    Raises:
+        TrainingError: options that do not fit each other, or not the run in the folder.
+    """
+    place = None if folder is None else Path(folder)
+    _check_options(model, place, judge, schedule, patience, restore_best, resume)
+    stopping = EarlyStopping(patience, minimum_delta, judge.mode if judge else "max")
+    state = TrainState.prepare(
+        model, optimizer=optimizer, schedule=schedule, accelerator=accelerator, seed=seed
+    )
+    run = Run(state, place, judge, stopping, keep_best=restore_best, scheme=scheme)
+    try:
+        if resume and place is not None and recovered(place / "last").exists():
+            run.resume(place / "last")
+        yield run
+        if restore_best:
+            run.restore()
+    finally:
+        # The accelerator serves other trainings, and the model is called without its autocast.
+        state.accelerator.unwrap_model(state.model, keep_fp32_wrapper=False)
+        state.accelerator.free_memory()
+
+
+def _check_options(
+    model: nn.Module,
+    folder: Path | None,
+    judge: Judge | None,
+    schedule: ScheduleLike | None,
+    patience: int | None,
+    restore_best: bool,
+    resume: bool,
+) -> None:
+    if judge is None:
+        needs = {
+            "patience": patience is not None,
+            "restore_best": restore_best,
+            "a plateau schedule": isinstance(schedule, Plateau),
+        }
+        for name in [name for name, needed in needs.items() if needed]:
+            raise TrainingError(f"{name} needs a score, and so a validation loader.")
+    elif isinstance(schedule, Plateau) and schedule.mode != judge.mode:
+        raise TrainingError(
+            f"the plateau schedule has mode {schedule.mode!r}, but the score {judge.mode!r}; make "
+            f"it plateau(mode={judge.mode!r})."
+        )
+    if folder is None:
+        if resume:
+            raise TrainingError("resume needs the folder of the run: give folder=...")
+        return
+    if not callable(getattr(model, "save_pretrained", None)):
+        raise TrainingError(
+            f"{type(model).__name__} has no save_pretrained(folder), which writes the best model; "
+            "build it with create_model, or train without a folder."
+        )
+    if not resume and recovered(folder / "last").exists():
+        raise TrainingError(
+            f"{folder} already holds a run; give resume=True to go on with it, or another folder."
+        )
+
+
+@dataclass
+class Run:
+    """What a training keeps beside its state.
+
+    Attributes:
+        state: what is trained.
+        folder: where it is kept, None for nowhere.
+        judge: what is measured, None without validation.
+        stopping: has seen the score of every epoch.
+        keep_best: whether the best weights are wanted at the end.
+        scheme: how the scores are validated, where not on held-out data; it stands in every row.
+        best: the best weights, where there is no folder.
+    """
+
+    state: TrainState
+    folder: Path | None
+    judge: Judge | None
+    stopping: EarlyStopping
+    keep_best: bool
+    scheme: str | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def resume(self, save: Path) -> None:
+        """Go on from a save, which must have been scored in the same way.
+
+        Raises:
+            TrainingError: it was not.
+        """
+        self.state.load(save)
+        for row in self.state.history:
+            if row.get("validation_scheme") != self.scheme:
+                raise TrainingError(
+                    f"the run in {save} was validated by "
+                    f"{_scheme_text(row.get('validation_scheme'))}, this one would be by "
+                    f"{_scheme_text(self.scheme)}; go on as it was begun, or begin another folder."
+                )
+            if "score" in row:
+                if self.judge is None or row["score_name"] != self.judge.name:
+                    wanted = None if self.judge is None else self.judge.name
+                    raise TrainingError(
+                        f"the run in {save} was scored by {row['score_name']}, this one would be "
+                        f"by {wanted}; give the same score and mode, or begin another folder."
+                    )
+                self.stopping.update(row["score"])
+
+    def scored(self, row: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+        """The row of an epoch with what the judge makes of an evaluation; steps a plateau."""
+        if self.judge is None:
+            return dict(row)
+        score, columns = self.judge.read(results)
+        self.state.step_plateau(score)
+        scheme = {} if self.scheme is None else {"validation_scheme": self.scheme}
+        found = {**row, "score": score, "score_name": self.judge.name, **scheme, **columns}
+        found["learning_rate"] = self.state.learning_rate  # a plateau may just have lowered it
+        return found
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Add the row of an epoch; write the state, and the weights if they are the best so far."""
+        state, accelerator = self.state, self.state.accelerator
+        state.history.append(row)
+        if "score" in row and self.stopping.update(row["score"]):
+            self._keep_weights()
+        if self.folder is not None:
+            state.save(self.folder / "last")
+            if accelerator.is_main_process:
+                write_text(self.folder / "history.csv", rows_to_csv(state.history))
+
+    def _keep_weights(self) -> None:
+        model: Any = self.state.unwrapped
+        if self.folder is None:
+            if self.keep_best:
+                self.best = {
+                    name: t.detach().cpu().clone() for name, t in model.state_dict().items()
+                }
+        elif self.state.accelerator.is_main_process:
+            with replacing(self.folder / "best") as partial:
+                model.save_pretrained(partial)
+
+    def restore(self) -> None:
+        """Give the model the weights of the best epoch."""
+        if self.stopping.best is None:
+            warnings.warn(
+                "there are no best weights to restore, since no score was a number: the model "
+                "keeps those of the last epoch.",
+                stacklevel=5,  # past `running` and its context manager: who called the training
+            )
+            return
+        if self.folder is None:
+            self.state.unwrapped.load_state_dict(self.best)
+            return
+        self.state.accelerator.wait_for_everyone()
+        load_model(self.state.unwrapped, recovered(self.folder / "best") / "model.safetensors")
+
+    def history(self) -> History:
+        """What the run gave."""
+        rows = self.state.history
+        scored = [row for row in rows if "score" in row]
+        count = self.stopping.best_count
+        return History(
+            rows=tuple(rows),
+            best_epoch=scored[count - 1]["epoch"] if count else None,
+            best_score=self.stopping.best,
+            seconds=self.state.seconds,
+            samples_seen=self.state.samples_seen,
+        )
+
+
+def _scheme_text(scheme: str | None) -> str:
+    return "a loader of its own, or not at all" if scheme is None else scheme

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.stages import world
+from tests.study.chains import scores, study
+from transferseg.errors import DataError
+from transferseg.stages.run import finished
+from transferseg.study import Study, run_study
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The study, run once in one process: its folder, table and log of training batches."""
+    folder = tmp_path_factory.mktemp("reference")
+    result = run_study(study(folder / "log.txt"), folder / "stages", progress=False)
+    return folder, result.table(), Counter((folder / "log.txt").read_text().splitlines())
+
+
+def test_shared_stages_train_once(reference):
+    _folder, table, batches = reference
+    assert set(batches) == {"middle", "random-0", "random-1", "pretrained-0", "pretrained-1"}
+    assert len(set(batches.values())) == 1, "every stage the same number of batches, once"
+    assert [cell.status for cell in table.cells] == ["done"] * 4
+    assert [row.n for row in table.rows] == [2, 2]
+    chains = [cell.chain for cell in table.cells]
+    assert chains == [("unet",), ("unet",), ("middle", "unet"), ("middle", "unet")]
+    pretrained = table.cells[2]
+    assert pretrained.coverage == {"encoder": 1.0}
+    assert pretrained.chain_samples == 2 * pretrained.samples_seen
+    assert pretrained.chain_seconds > pretrained.seconds
+
+
+def test_a_finished_study_trains_nothing(reference):
+    folder, table, batches = reference
+    again = run_study(study(folder / "log.txt"), folder / "stages", progress=False)
+    assert scores(again.table()) == scores(table)
+    assert Counter((folder / "log.txt").read_text().splitlines()) == batches
+
+
+def test_killed_three_times_it_trains_no_stage_twice(reference, tmp_path):
+    """SIGKILL in the middle of whatever it does; what is repeated is at most an epoch, thrice."""
+    _, table, batches = reference
+    log, stages = tmp_path / "log.txt", tmp_path / "stages"
+    command = [sys.executable, "-m", "tests.study.chains", str(log), str(stages)]
+    per_stage = batches["middle"]
+    finished_then: list[Counter] = []
+    for lines in (1, per_stage + 1, 3 * per_stage):  # in three different stages
+        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        while child.poll() is None and not (log.exists() and len(log.read_text().split()) >= lines):
+            time.sleep(0.005)
+        assert child.poll() is None, "the study ended before it was killed"
+        child.kill()
+        child.wait()
+        finished_then.append(finished_batches(study(log), stages, log))
+    result = run_study(study(log), stages, progress=False)
+    after = Counter(log.read_text().split())
+    assert scores(result.table()) == scores(table)
+    assert finished_then[-1], "no stage had been finished before the last kill"
+    for then in finished_then:
+        assert {name: after[name] for name in then} == then, "a finished stage was trained again"
+    epoch = per_stage // 2  # each kill costs at most the epoch that it cut
+    assert sum(after.values()) <= sum(batches.values()) + len(finished_then) * epoch
+
+
+def finished_batches(whole: Study, stages: Path, log: Path) -> Counter:
+    """Batches so far of the stages that are finished, by title."""
+    counted = Counter(log.read_text().split())
+    titles = [stage.task.title for stage in whole.stages if finished(stage, stages)]
+    return Counter({title: counted[title] for title in titles})
+
+
+def test_two_processes_give_the_table_of_one(reference, tmp_path):
+    _, table, batches = reference
+    log = tmp_path / "log.txt"
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        result = run_study(study(log), tmp_path / "stages", executor=executor, progress=False)
+    assert result.failures == {}
+    assert scores(result.table()) == scores(table)
+    assert Counter(log.read_text().split()) == batches
+
+
+def test_a_failed_stage_stops_only_its_own_chains_and_is_tried_again(reference, tmp_path):
+    log, stages = tmp_path / "log.txt", tmp_path / "stages"
+    (tmp_path / "stop").touch()
+    result = run_study(study(log), stages, progress=False)
+    assert [cell.status for cell in result.table().cells] == ["done", "done", "blocked", "blocked"]
+    assert "stage 'middle' failed: Stopped" in result.table().cells[3].error
+    (tmp_path / "stop").unlink()
+    again = run_study(study(log), stages, progress=False)
+    assert scores(again.table()) == scores(reference[1])
+    counted = Counter(log.read_text().split())
+    assert counted["random-0"] == counted["random-1"] == reference[2]["random-0"]
+
+
+class Inline:
+    """An executor that runs at once, and loses the stages that it is told to lose."""
+
+    def __init__(self, lose: str = "") -> None:
+        self.lose, self.ran = lose, []
+
+    def submit(self, function, *arguments):
+        future: Future = Future()
+        stage = arguments[0]
+        self.ran.append(stage.name)
+        if stage.name == self.lose:
+            future.set_exception(OSError("the worker died"))
+        else:
+            future.set_result(function(*arguments))
+        return future
+
+
+def test_a_lost_worker_is_a_failed_stage(reference, tmp_path):
+    log = tmp_path / "log.txt"
+    lossy = Inline(lose="middle")
+    result = run_study(study(log), tmp_path / "stages", executor=lossy, progress=False)
+    states = [cell.status for cell in result.table().cells]
+    assert states == ["done", "done", "blocked", "blocked"]
+    assert result.table().cells[2].error == "stage 'middle' failed: OSError: the worker died"
+    kept = list((tmp_path / "stages" / "failed").glob("*.json"))
+    assert len(kept) == 1
+    told = json.loads(kept[0].read_text())
+    assert told["stage"] == "middle"
+    assert "the worker died" in told["traceback"]
+    with pytest.raises(RuntimeError, match=r"1 stage\(s\) failed: middle \(OSError"):
+        result.raise_if_failed()
+    better = run_study(study(log), tmp_path / "stages", executor=Inline(), progress=False)
+    assert scores(better.table()) == scores(reference[1])
+    assert not list((tmp_path / "stages" / "failed").glob("*.json"))
+    better.raise_if_failed()
+
+
+def test_a_leak_anywhere_stops_the_study_before_it_begins(tmp_path):
+    first = world.data(0)
+    swapped = {"train": first.parts["test"], "test": first.parts["train"]}
+
+    def build(start, seed):
+        data = world.data(0, parts=swapped) if start == "leaky" else world.data(3)
+        return world.unet(data=data, parent=world.autoencoder(data=first), seed=seed)
+
+    with pytest.raises(DataError, match="before it has seen"):
+        run_study(Study.grid(build, start=["fine", "leaky"], seed=[0]), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_study_has_a_table(tmp_path):
+    from transferseg.study import StudyResult
+
+    result = StudyResult(study(tmp_path / "log.txt"), tmp_path, {})
+    assert [cell.status for cell in result.table().cells] == ["missing"] * 4
