@@ -76,12 +76,16 @@ def examples(session: nox.Session) -> None:
                 "--size", "64", "--unlabelled", "32", "--pretrain-epochs", "1", "--epochs", "2",
                 env=HEADLESS)  # fmt: skip
     if not os.environ.get("TRANSFERSEG_DATA"):
-        session.log("examples/ccxs.py skipped: set TRANSFERSEG_DATA to a folder with its data")
+        session.log("examples on real data skipped: set TRANSFERSEG_DATA to a folder with its data")
         return
     session.run("python", "examples/ccxs.py", "--folder", f"{results}/ccxs", "--size", "64",
                 "--pretrain-images", "32", "--pretrain-epochs", "12", "--epochs", "2",
                 "--peer", "--peer-size", "64", "--peer-epochs", "2",
                 env=HEADLESS)  # fmt: skip
+    session.run("python", "examples/papers/merand2021.py", "--folder", f"{results}/merand2021",
+                "--reduced", "--size", "64", "--images", "24", "--epochs", "1", "--seeds", "0",
+                "--backbones", "resnet10t", "--architectures", "unet",
+                "--pretrainings", "none", "2-step autoencoder", env=HEADLESS)  # fmt: skip
 
 
 @nox.session

@@ -7,7 +7,7 @@ As published, FOLDER holds `CheXpert-v1.0-small/`, `siim-covid19/` (the Kaggle c
 and images) and `ccxs/`; `--imagenet` adds the column of ImageNet weights (timm downloads them).
 Reduced, it holds `nih_cxr14/` (in CheXpert's place), `covid_lung_boxes/` (in SIIM's) and `ccxs/`.
 Interrupted, it goes on where it stood when it is started again. Writes table.md, cells.csv,
-cells.json, unet.png, deeplabv3.png and every stage with its lineage.
+cells.json, unet_random.png, deeplabv3_random.png and every stage with its lineage.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def chains(options: argparse.Namespace) -> ts.TwoStep:
         names, batch, workers, least = ("NIH ChestX-ray14", "COVID-19 lung boxes"), 8, 0, 2
     else:
         labels = ts.data.CheXpert(folder / "CheXpert-v1.0-small")
-        boxes = ts.data.SIIMCovid19(folder / "siim-covid19")
+        # as the paper reads it: what has no box has no abnormality
+        boxes = ts.data.SIIMCovid19(folder / "siim-covid19", without_boxes="all")
         names, batch, workers, least = ("CheXpert", "SIIM-FISABIO-RSNA"), 32, 8, 50
     recipe = ts.TrainingRecipe(
         epochs=least, batch_size=batch, optimizer=partial(adam, lr=1e-3), schedule=cosine(),
@@ -154,6 +155,18 @@ def chains(options: argparse.Namespace) -> ts.TwoStep:
     )
 
 
+def draw(table: ts.study.StudyTable, options: argparse.Namespace) -> None:
+    """Bars as the paper's Figures 4 and 5: a picture for each architecture and initialisation."""
+    for architecture in options.architectures:
+        for start in ["random", *(["ImageNet"] if options.imagenet else [])]:
+            where = {"architecture": architecture, "initialisation": start}
+            if not any(row.values for row in table.rows if where.items() <= row.axes.items()):
+                continue  # nothing of it has been scored
+            axes = table.bars("backbone", ("pretraining", "parts"), where=where)
+            axes.set_title(f"{architecture}, {start}: pooled mean IoU (%) on the test images")
+            ts.plots.save(axes, options.folder / f"{architecture}_{start}.png")
+
+
 def main() -> None:
     """Build the grid, run it, write the table and the bars."""
     options, start = arguments(), time.perf_counter()
@@ -170,14 +183,9 @@ def main() -> None:
     result = ts.run_study(study, options.folder / "stages")
     table = result.table(percent=True)
     table.write(options.folder)
-    for architecture in options.architectures:
-        axes = table.bars(
-            "backbone", ("pretraining", "parts"), where={"architecture": architecture}
-        )
-        axes.set_title(f"{architecture}: pooled mean IoU (%) on the test images")
-        ts.plots.save(axes, options.folder / f"{architecture}.png")
     print(table.to_markdown(rows=("backbone", "pretraining"),
                             columns=("architecture", "parts", "initialisation")))  # fmt: skip
+    draw(table, options)
     seconds = time.perf_counter() - start
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
     print(f"{seconds:.0f} s on {machine}; everything is in {options.folder}/")

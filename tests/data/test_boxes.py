@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transferseg.data.boxes import Box, BoxPainter, masks_from_boxes
+from transferseg.data.boxes import Box, check_box, masks_from_boxes
 from transferseg.errors import DataError
 
 CLASSES = ("background", "a", "b", "c")
@@ -200,21 +200,25 @@ def test_options_are_checked(options, match):
         masks_from_boxes(options.pop("boxes"), options.pop("size"), **options)
 
 
-def test_the_painter_checks_boxes_and_tells_presence():
-    painter = BoxPainter(("a", "b"), "multiclass", shape="ellipse", outside="clip")
-    assert painter.classes == ("background", "a", "b")
-    for box, match in (
-        (Box(0, 0, 3, 0, "a"), "has no area"),
-        (Box(-3, 0, 3, 3, "a"), "lies outside its image of 8x6 pixels"),
-        (Box(0, 6, 3, 3, "a"), "lies outside"),
-    ):
-        with pytest.raises(DataError, match=match):
-            painter.check(box, (6, 8))
-    large = Box(5, 5, 9, 9, "b")
-    painter.check(large, (6, 8))
-    with pytest.raises(DataError, match="sticks out"):
-        BoxPainter(("b",), "binary").check(large, (6, 8))
-    assert painter.presence([[large], []]).tolist() == [[True, False, True], [True, False, False]]
-    assert BoxPainter(("a", "b"), "multilabel").presence([[large]]).tolist() == [[False, True]]
-    with pytest.raises(DataError, match=r"3 class\(es\)"):
-        BoxPainter(("background", "a"), "multiclass")
+@PROPERTY
+@given(
+    boxes=boxes_of(quarters, ("a",)), size=SIZES, shape=st.sampled_from(["rectangle", "ellipse"])
+)
+def test_a_box_passes_exactly_when_it_paints(boxes, size, shape):
+    for box in boxes:
+        paints = painted(box, size, shape=shape).any()
+        try:
+            check_box(box, size, shape=shape, outside="clip")
+        except DataError:
+            assert not paints
+        else:
+            assert paints
+
+
+def test_a_thin_ellipse_covers_no_pixel_where_the_rectangle_does():
+    corner = Box(0.36, 0.36, 0.15, 0.15, "a")  # one centre, near a corner
+    check_box(corner, (5, 5), shape="rectangle", outside="raise")
+    with pytest.raises(DataError, match="covers no pixel"):
+        check_box(corner, (5, 5), shape="ellipse", outside="raise")
+    assert not painted(corner, shape="ellipse").any()
+    assert painted(corner).sum() == 1

@@ -63,14 +63,20 @@ def change(row, **values):
         (change(0, Top="x"), "line 2: Top is 'x'"),
         (change(2, Mask="masks/gone.png"), r"line 4: .*gone\.png: the file does not exist"),
         (change(2, Mask="../images/a.jpeg"), "line 4: Mask is"),
-        (change(3, Filename="gone.png"), "line 5: image 'gone.png' has no line in"),
+        (change(3, Filename="gone.png"), "line 5: image 'gone.png' has no line with"),
         (change(3, Filename="../b.png"), "line 5: Filename is"),
-        (lambda tree: tree.metadata.pop(1), "image 'b.png' has no line in .*metadata.csv"),
+        (
+            lambda tree: tree.metadata.pop(1),
+            "image 'b.png' has no line with a patient in .*metadata.csv",
+        ),
         (
             lambda tree: tree.metadata.append({"patientid": "7", "filename": "b.png"}),
-            r"metadata\.csv, line 6: 'b\.png' has patient '7', before '10'",
+            r"metadata\.csv, line 6: 'b\.png' has patientid '7', before '10'",
         ),
-        (lambda tree: tree.metadata[1].update(patientid=""), "line 3: .*one patient an image"),
+        (
+            lambda tree: tree.metadata[1].update(patientid=""),
+            "image 'b.png' has no line with a patient in",
+        ),
         (lambda tree: tree.rows.clear(), r"structure\.csv: the table has no lines"),
     ],
 )

@@ -169,6 +169,7 @@ HOSTILE = [
     (box(-3, 0, 5, 5), r"annotation id 103: .* sticks out of its image of 40x33 pixels by 3"),
     (box(50, 0, 5, 5), "annotation id 103: .* lies outside its image"),
     (box(1, 1, 0, 5), "annotation id 103: .* has no area"),
+    (box(1.6, 1, 0.8, 5), "annotation id 103: .* covers no pixel"),
     (box(1, 1, -4, 5), "annotation id 103: a box of width -4"),
     (box(1, 1, float("nan"), 5), "annotation id 103: .*nan.* is no box"),
     (box(1, "1", 2, 2), "annotation id 103: .* is no box"),
@@ -179,9 +180,12 @@ HOSTILE = [
     (annotation(category_id=99), "annotation id 103: category_id 99; expected one of 3, 7"),
     (annotation(category_id=None), "annotation id 103: category_id is None; expected a whole"),
     (annotation(image_id=[0]), r"annotation id 103: image_id is \[0\]"),
-    (annotation(id=100), "annotation id 100: the id is listed a second time"),
+    (annotation(id=100), "annotation id 100: the id is listed a second time, with another box"),
     (annotation(id=None), "annotation id None: id is None"),
-    (lambda tree: tree.annotations.append({}), r"annotation number 3 \(without id\): id is None"),
+    (
+        lambda tree: tree.annotations.append({}),
+        r"annotation number 3 \(without id\): image_id is N",
+    ),
     (image(), r"image id 55: .*p9\.png: the file does not exist"),
     (image(id=10), "image id 10: the id is listed a second time"),
     (image(file_name="p2_a.png"), "image id 55: 'p2_a.png' is listed already, by .* id 0"),
@@ -200,8 +204,75 @@ def test_hostile_rows_are_named_or_left_out_and_counted(tree, apply, match):
         COCOBoxes(tree.root)
     reader = COCOBoxes(tree.root, invalid="skip")
     assert len(reader.skipped) == 1
-    assert reader.ids == ("more/p1_a.png", "p1_b.jpg", "p2_a.png")
-    assert [len(reader.boxes(n)) for n in range(3)] == [0, 1, 2]
+    if any(each.get("image_id") == 0 for each in tree.annotations[3:]):
+        # the image has something that its mask could not show
+        assert reader.ids == ("more/p1_a.png", "p1_b.jpg")
+        assert reader.left_out == ("p2_a.png",)
+    else:
+        assert reader.ids == ("more/p1_a.png", "p1_b.jpg", "p2_a.png")
+        assert [len(reader.boxes(n)) for n in range(3)] == [0, 1, 2]
+        assert reader.left_out == ()
+
+
+def test_an_annotation_that_is_listed_twice_is_left_out_alone(tree):
+    tree.annotations.append(dict(tree.annotations[0]))
+    tree.write()
+    with pytest.raises(
+        DataError, match="annotation id 100: the annotation is listed a second time"
+    ):
+        COCOBoxes(tree.root)
+    reader = COCOBoxes(tree.root, invalid="skip")
+    assert (len(reader.skipped), reader.left_out, len(reader.boxes(2))) == (1, (), 2)
+
+
+CROWD = [10, 1, 25, 20]  # half over the left lung, and beyond
+
+
+def crowded(tree):
+    tree.add(0, 7, CROWD, iscrowd=1)
+    tree.write()
+    return tree.root
+
+
+def test_crowds_are_errors_or_passed_over(tree):
+    root = crowded(tree)
+    with pytest.raises(DataError, match=r"annotation id 103: iscrowd: .*see crowds="):
+        COCOBoxes(root)
+    reader = COCOBoxes(root, crowds="skip")
+    assert (reader.boxes(2), reader.crowd_annotations, reader.skipped) == ((RIGHT, LEFT), 1, ())
+    assert reader[2].mask.max() == 1
+    with pytest.raises(DataError, match="unknown crowds 'drop'"):
+        COCOBoxes(root, crowds="drop")
+
+
+@pytest.mark.parametrize("mode", ["multilabel", "multiclass", "binary"])
+def test_crowds_are_ignored_pixels(tree, mode):
+    if mode == "binary":
+        tree.categories.pop(1)
+        tree.annotations[0]["category_id"] = 7
+    root = crowded(tree)
+    reader = COCOBoxes(root, crowds="ignore", mode=mode, shape="ellipse")
+    plain = COCOBoxes(root, crowds="skip", mode=mode, shape="ellipse")[2].mask
+    left, top, width, height = CROWD
+    around = np.zeros(plain.shape, bool)
+    inside = around[..., 1] if mode == "multilabel" else around  # of the left lung
+    inside[top : top + height, left : left + width] = True
+    assert (plain[around] > 0).any()
+    expected = np.where(around & (plain == 0), 255, plain)
+    np.testing.assert_array_equal(reader[2].mask, expected)
+    assert (reader.crowd_annotations, reader[1].mask.max() < 255) == (1, True)
+    np.testing.assert_array_equal(reader.presence, class_presence(reader))
+    assert validate(reader).problems == ()
+    again = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(again[2].mask, expected)
+
+
+def test_an_empty_group_is_no_other_images_group(tree):
+    names = ("p2_a.png", "p1_b.jpg", "more/p1_a.png")
+    groups = {"p2_a": "7", **dict.fromkeys(names, "1")}
+    assert COCOBoxes(tree.root, groups=groups).groups == ("1", "1", "1")
+    with pytest.raises(DataError, match=r"groups has '' for 'p2_a\.png'"):
+        COCOBoxes(tree.root, groups=groups | {"p2_a.png": ""})
 
 
 def test_an_image_of_another_size_takes_its_annotations_along(tree):

@@ -126,6 +126,33 @@ def test_the_header(save_dicom):
     assert dicom_header(save_dicom("x.dcm", NOISE)).patient == ""
     header = dicom_header(save_dicom("x.dcm", NOISE, PatientID="ec89415d1"))
     assert (header.size, header.patient) == ((6, 8), "ec89415d1")
+    path = save_dicom("y.dcm", NOISE, PatientID="Müller", SpecificCharacterSet="ISO_IR 192")
+    assert dicom_header(path).patient == "Müller"
+
+
+@pytest.mark.parametrize("entry", [5000, 4096, 65535])
+def test_look_up_tables_keep_to_their_bits(save_dicom, entry):
+    stored = np.array([[0, 1, 2]], np.uint16)
+    path = save_dicom("x.dcm", stored, VOILUTSequence=table(0, 12, [0, 4095, entry]))
+    match = rf"x\.dcm: the grey scale .* entries of 0 to {entry}, but declares 12 bits"
+    with pytest.raises(DataError, match=match):
+        read_dicom(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom on numbers that are none
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("number", [b"7771", b"7772", b"7773", b"7774"])
+@pytest.mark.parametrize("text", [b"nan ", b"inf ", b"-inf"])
+def test_numbers_that_are_none(save_dicom, function, number, text):
+    """In the window or the rescaling of the header, in the place of digits."""
+    numbers = {"WindowCenter": 7771, "WindowWidth": 7772, "RescaleSlope": 7773,
+               "RescaleIntercept": 7774, "VOILUTFunction": function}  # fmt: skip
+    path = save_dicom("x.dcm", NOISE, **numbers)
+    content = path.read_bytes()
+    assert content.count(number) == 1
+    path.write_bytes(content.replace(number, text))
+    with pytest.raises(DataError, match=r"x\.dcm: the grey scale of the file makes no sense"):
+        read_dicom(path)
 
 
 @pytest.mark.parametrize(

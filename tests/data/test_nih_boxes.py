@@ -103,13 +103,18 @@ def test_boxes_for_images_of_another_size(tree):
         ("00000002_000.png,Mas,1,1,2,2", r"unknown finding 'Mas'.*Did you mean 'Mass'"),
         ("00000002_000.png,Hernia,1,1,2,2", "unknown finding 'Hernia'"),
         ("00000002_000.png,nan,1,1,2,2", "unknown finding 'nan'"),
-        ("00000004_000.png,Mass,1,1,2,2", r"image '00000004_000\.png' is not in .*images"),
-        ("00000009_000.png,Mass,1,1,2,2", r"or has no line in Data_Entry_2017\.csv"),
+        (
+            "00000004_000.png,Mass,1,1,2,2",
+            r"image '00000004_000\.png' is not in .*images.*partial=True",
+        ),
+        ("00000009_000.png,Mass,1,1,2,2", r"has no line in Data_Entry_2017\.csv to go by"),
         ("../00000002_000.png,Mass,1,1,2,2", "Image Index is '../0"),
         ("00000002_000.png,Mass,nan,1,2,2", "nan.* is no box"),
         ("00000002_000.png,Mass,1,,2,2", "x, y, w, h are '1, , 2, 2'"),
         ("00000002_000.png,Mass,1,1,-2,2", "a box of width -2"),
         ("00000002_000.png,Mass,1,1,2,0", "has no area"),
+        ("00000002_000.png,Mass,1,1.6,2,0.8", "covers no pixel"),
+        ("00000002_000.png,Mass,1", "the line is cut short"),
         ("00000002_000.png,Mass,1,40,2,2", "lies outside its image"),
         ("00000002_000.png,Mass,1,30,2,3", "sticks out of its image of 64x32 pixels by 1"),
     ],
@@ -120,8 +125,42 @@ def test_hostile_lines_are_named_or_left_out_and_counted(tree, line, match):
         NIHChestXray14Boxes(root)
     reader = NIHChestXray14Boxes(root, invalid="skip")
     assert len(reader.skipped) == 1
+    if line.startswith("00000002"):  # its other two boxes go with the one that is bad
+        assert (reader.ids, reader.left_out) == (("00000001_000.png",), ("00000002_000.png",))
+    else:
+        assert (len(reader), reader.left_out) == (2, ())
+        assert [len(reader.boxes(n)) for n in range(2)] == [1, 2]
+
+
+def test_an_image_with_a_bad_box_is_no_background(tree):
+    """Labelled "No Finding", but in the list of boxes."""
+    root = tree([*LINES, "00000001_001.png,Mass,1,1,2,0"])
+    reader = NIHChestXray14Boxes(root, without_boxes=True, invalid="skip")
     assert reader.ids == ("00000001_000.png", "00000002_000.png")
-    assert [len(reader.boxes(n)) for n in range(2)] == [1, 2]
+    assert reader.left_out == ("00000001_001.png",)
+
+
+def test_lines_without_an_image_are_counted(tree):
+    root = tree([*LINES, "00000004_000.png,Mass,1,1,2,2", "00000004_000.png,Mass,1,1,3,3"])
+    reader = NIHChestXray14Boxes(root, partial=True)
+    assert (len(reader), reader.lines_without_image, reader.skipped) == (2, 2, ())
+    assert NIHChestXray14Boxes(tree(LINES)).lines_without_image == 0
+    root = tree([*LINES, "00000009_000.png,Mass,1,1,2,2"])  # not for want of an archive
+    with pytest.raises(DataError, match=r"has no line in Data_Entry_2017\.csv"):
+        NIHChestXray14Boxes(root, partial=True)
+
+
+def test_the_table_of_labels_is_read_as_asked(tree):
+    root = tree(LINES)
+    path = root / "Data_Entry_2017.csv"
+    path.rename(root / "Data_Entry_2017_v2020.csv")
+    assert len(NIHChestXray14Boxes(root)) == 2
+    path.write_text(ENTRIES.replace("00000001_000.png,Infiltration", "00000001_000.png,Infil"))
+    reader = NIHChestXray14Boxes(root, table=path.name, invalid="skip")
+    assert reader.ids == ("00000002_000.png",)
+    assert [text.split(": ")[0].rpartition("/")[2] for text in reader.skipped] == [
+        "Data_Entry_2017.csv, line 4", "BBox_List_2017.csv, line 3"
+    ]  # fmt: skip
 
 
 def test_boxes_that_stick_out_can_be_cut(tree):
@@ -138,9 +177,8 @@ def test_other_tables_and_files_are_named(tree, truncate):
     with pytest.raises(DataError, match=r"00000002_000\.png"):
         NIHChestXray14Boxes(root)[1]
     (root / "Data_Entry_2017.csv").write_text(ENTRIES.replace("Hernia", "Hernai"))
-    for invalid in ("raise", "skip"):
-        with pytest.raises(DataError, match=r"Data_Entry_2017\.csv, line 5: .*'Hernia'"):
-            NIHChestXray14Boxes(root, invalid=invalid)
+    with pytest.raises(DataError, match=r"Data_Entry_2017\.csv, line 5: .*'Hernia'"):
+        NIHChestXray14Boxes(root)
     (root / "BBox_List_2017.csv").write_text("Image Index,Finding Label,x,y,w,h\na,b,1,2,3,4\n")
     (root / "Data_Entry_2017.csv").write_text(ENTRIES)
     with pytest.raises(DataError, match=r"BBox_List_2017\.csv: column\(s\) 'Bbox \[x', 'h\]'"):

@@ -1,4 +1,5 @@
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -54,14 +55,14 @@ def tree(tmp_path, write_csv, save_dicom):
 
 
 def test_the_tree_is_read_as_published(tree):
-    reader = pickle.loads(pickle.dumps(SIIMCovid19(tree.root)))
+    reader = pickle.loads(pickle.dumps(SIIMCovid19(tree.root, without_boxes="all")))
     assert isinstance(reader, Reader)
     assert isinstance(reader, BoxReader)
     assert reader.ids == ("a1", "b2", "c3", "d4")
-    assert reader.groups == ("s1", "s1", "s2", "s3")
+    assert reader.groups == ("p1", "p1", "p1", "p2")
     assert reader.appearances == ("typical", "typical", "atypical", "negative")
     assert (reader.mode, reader.classes) == ("multiclass", SIIM_CLASSES)
-    assert (reader.negatives, reader.skipped) == (2, ())
+    assert (reader.negatives, reader.unboxed, reader.skipped) == (1, 1, ())
     assert [reader.boxes(n) for n in range(4)] == [
         (Box(2, 4, 10, 20, "typical"), Box(20, 3.5, 10, 10, "typical")),
         (),
@@ -88,23 +89,45 @@ def test_modes_and_shapes(tree):
     expected = masks_from_boxes(reader.boxes(0), (32, 40), classes=reader.classes, shape="ellipse")
     assert 200 < expected.sum() < 300
     np.testing.assert_array_equal(reader[0].mask, expected)
-    reader = SIIMCovid19(tree.root, mode="binary", without_boxes=False)
-    assert (reader.ids, reader.classes, reader.negatives) == (("a1", "c3"), ("opacity",), 2)
+    reader = SIIMCovid19(tree.root, mode="binary", without_boxes="none")
+    assert (reader.ids, reader.classes, reader.negatives) == (("a1", "c3"), ("opacity",), 1)
     assert reader.boxes(1) == (Box(1, 2, 3, 4, "opacity"),)
     assert [sample.mask.sum() for sample in reader] == [300, 12]
 
 
-def test_patients_are_in_the_dicom_files(tree, save_dicom):
-    assert SIIMCovid19(tree.root, group="patient").groups == ("p1", "p1", "p1", "p2")
+@pytest.mark.parametrize(
+    ("which", "ids"),
+    [("negative", "a1 c3 d4"), ("all", "a1 b2 c3 d4"), ("none", "a1 c3")],
+)
+def test_an_unboxed_image_of_a_positive_study_is_no_background_unless_asked(tree, which, ids):
+    """b2 is of a typical study and has no box; d4 is of a negative one."""
+    reader = SIIMCovid19(tree.root, without_boxes=which)
+    assert reader.ids == tuple(ids.split())
+    assert (reader.negatives, reader.unboxed) == (1, 1)
+    assert len(reader.appearances) == len(reader.groups) == len(reader)
+    assert SIIMCovid19(tree.root).ids == ("a1", "c3", "d4")
+    with pytest.raises(DataError, match=r"unknown without_boxes 'True': .*'all', 'negative'"):
+        SIIMCovid19(tree.root, without_boxes=True)
+
+
+def test_patients_are_in_the_dicom_files(tree, save, save_dicom):
+    assert SIIMCovid19(tree.root).groups == ("p1", "p1", "p2")
+    assert SIIMCovid19(tree.root, group="study").groups == ("s1", "s2", "s3")
     save_dicom("train/s3/x/d4.dcm", tree.pixels["d4"])
-    with pytest.raises(DataError, match=r"level\.csv, line 2: .*d4\.dcm names no patient"):
-        SIIMCovid19(tree.root, group="patient")
+    with pytest.raises(DataError, match=r"level\.csv, line 2: .*d4\.dcm names no patient, .*study"):
+        SIIMCovid19(tree.root)
+    (tree.root / "train/s3/x/d4.dcm").unlink()
+    save("train/s3/x/d4.png", np.zeros((32, 40), np.uint8))  # one converted among DICOM files
+    with pytest.raises(DataError, match=r"line 2: .*d4\.png names no patient, .*group='study'"):
+        SIIMCovid19(tree.root)
+    assert SIIMCovid19(tree.root, invalid="skip").ids == ("a1", "c3")
     with pytest.raises(DataError, match=r"unknown group 'pateint'.*Did you mean 'patient'"):
         SIIMCovid19(tree.root, group="pateint")
 
 
 def test_stored_values_on_request(tree, save_dicom):
-    save_dicom("train/s1/x/a1.dcm", tree.pixels["a1"], WindowCenter=9, WindowWidth=2)
+    save_dicom("train/s1/x/a1.dcm", tree.pixels["a1"], PatientID="p1", WindowCenter=9,
+               WindowWidth=2)  # fmt: skip
     assert set(np.unique(SIIMCovid19(tree.root)[0].image)) <= {0, 65535}
     full_range = np.rint(tree.pixels["a1"] / 4095 * 65535)
     np.testing.assert_array_equal(SIIMCovid19(tree.root, values="stored")[0].image, full_range)
@@ -134,7 +157,8 @@ def converted(tree, save, write_csv):
 
 def test_converted_images_and_their_original_sizes(converted):
     root = converted()
-    reader = SIIMCovid19(root, images="small", original_sizes="small/meta.csv")
+    options = {"images": "small", "group": "study"}
+    reader = SIIMCovid19(root, original_sizes="small/meta.csv", **options)
     assert reader.boxes(0) == (Box(0.5, 2, 2.5, 10, "typical"), Box(5, 1.75, 2.5, 5, "typical"))
     assert (reader[0].image.dtype, reader[0].image.shape) == (np.uint8, (16, 10))
     expected = np.zeros((16, 10), np.uint8)
@@ -142,9 +166,21 @@ def test_converted_images_and_their_original_sizes(converted):
     expected[2:7, 5:7] = 1  # 5 <= 5.5, 6.5 < 7.5
     np.testing.assert_array_equal(reader[0].mask, expected)
     with pytest.raises(DataError, match=r"line 5: .* sticks out of its image of 10x16"):
-        SIIMCovid19(root, images="small")
-    with pytest.raises(DataError, match=r"line 2: .*d4\.png names no patient; .* needs DICOM"):
-        SIIMCovid19(root, images="small", original_sizes="small/meta.csv", group="patient")
+        SIIMCovid19(root, **options)
+    for invalid in ("raise", "skip"):
+        with pytest.raises(DataError, match=r"small: has no DICOM file, .*give group='study'"):
+            SIIMCovid19(root, images="small", original_sizes="small/meta.csv", invalid=invalid)
+    with pytest.raises(DataError, match="no DICOM file; values='stored' is for these alone"):
+        SIIMCovid19(root, original_sizes="small/meta.csv", values="stored", **options)
+
+
+def test_a_box_that_vanishes_when_its_image_is_made_smaller(tree, converted):
+    tree.images[1] = ("c3_image", "", "opacity 1 3 2 4 6", "s2")  # 1 of 4 columns, no centre
+    tree.write()
+    options = {"images": "small", "original_sizes": "small/meta.csv", "group": "study"}
+    with pytest.raises(DataError, match=r"level\.csv, line 3: .* covers no pixel"):
+        SIIMCovid19(converted(), **options)
+    assert SIIMCovid19(tree.root, invalid="skip", **options).ids == ("a1", "d4")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +194,8 @@ def test_converted_images_and_their_original_sizes(converted):
 )
 def test_hostile_sizes(converted, change, match, left):
     root = converted(change)
-    options = {"images": "small", "original_sizes": "small/meta.csv"}
+    options = {"images": "small", "original_sizes": "small/meta.csv", "group": "study"}
+    options["without_boxes"] = "all"
     with pytest.raises(DataError, match=match):
         SIIMCovid19(root, **options)
     reader = SIIMCovid19(root, invalid="skip", **options)
@@ -192,6 +229,7 @@ HOSTILE = [
     (image("e5_image", "", "__import__('os') 1 1 2 3 4", "s1"), "line 6: label is"),
     (image("e5_image", "", "opacity 1 9 2 3 4", "s1"), "line 6: a box of width -6"),
     (image("e5_image", "", "opacity 1 3 2 3 4", "s1"), "line 6: .* has no area"),
+    (image("e5_image", "", "opacity 1 3.6 2 4.4 9", "s1"), "line 6: .* covers no pixel"),
     (image("e5_image", "", "opacity 1 41 2 44 4", "s1"), "line 6: .* lies outside its image of 40"),
     (image("e5_image", "", "opacity 1 38 2 44 4", "s1"), "line 6: .* sticks out .* by 4"),
     (image("e5_image", "", "opacity 1 1 2 3 4", "s3"), "line 6: an opacity in study 's3', which"),
@@ -209,15 +247,15 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("apply", "match"), HOSTILE)
 def test_hostile_rows_are_named_or_left_out_and_counted(tree, save_dicom, apply, match):
-    save_dicom("train/s1/x/e5.dcm", np.zeros((32, 40), np.uint16))
+    save_dicom("train/s1/x/e5.dcm", np.zeros((32, 40), np.uint16), PatientID="p1")
     apply(tree)
     tree.write()
     with pytest.raises(DataError, match=match):
         SIIMCovid19(tree.root)
-    reader = SIIMCovid19(tree.root, invalid="skip")
+    reader = SIIMCovid19(tree.root, without_boxes="all", invalid="skip")
     assert len(reader.skipped) == 1
     assert reader.ids == ("a1", "b2", "c3", "d4")
-    assert (reader.negatives, len(reader.boxes(0))) == (2, 2)
+    assert (reader.negatives, reader.unboxed, len(reader.boxes(0))) == (1, 1, 2)
 
 
 def test_a_study_that_is_left_out_takes_its_images_along(tree):
@@ -234,7 +272,7 @@ def test_a_study_that_is_left_out_takes_its_images_along(tree):
 def test_boxes_that_stick_out_can_be_cut(tree):
     tree.images[1] = ("c3_image", "", "opacity 1 38 2 44 4", "s2")
     tree.write()
-    assert SIIMCovid19(tree.root, outside="clip")[2].mask.sum() == 3 * 4
+    assert SIIMCovid19(tree.root, outside="clip")[1].mask.sum() == 3 * 4
 
 
 def test_files_are_named(tree, save, truncate):
@@ -256,3 +294,31 @@ def test_files_are_named(tree, save, truncate):
     (tree.root / "train_study_level.csv").unlink()
     with pytest.raises(DataError, match=r"train_study_level\.csv: the file does not exist"):
         SIIMCovid19(tree.root, images="images")
+
+
+def test_by_study_the_headers_of_images_without_boxes_are_left_for_later(tree):
+    path = tree.root / "train" / "s3" / "x" / "d4.dcm"
+    path.write_bytes(b"no image")
+    reader = SIIMCovid19(tree.root, group="study")
+    assert reader.ids == ("a1", "c3", "d4")
+    with pytest.raises(DataError, match=r"d4\.dcm: not a DICOM file"):
+        reader[2]
+    with pytest.raises(DataError, match=r"line 2: .*d4\.dcm: not a DICOM file"):
+        SIIMCovid19(tree.root)
+
+
+@pytest.mark.parametrize("invalid", ["raise", "skip"])
+def test_a_missing_pydicom_is_no_bad_row(tree, monkeypatch, invalid):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(DataError, match=r"^\S+\.dcm: reading DICOM needs pydicom: pip install"):
+        SIIMCovid19(tree.root, group="study", invalid=invalid)
+
+
+@pytest.mark.parametrize("table", ["train_image_level.csv", "train_study_level.csv"])
+def test_a_line_cut_short_is_named_or_left_out(tree, table):
+    path = tree.root / table
+    path.write_text(path.read_text() + "zz_image\n".replace("image", table.split("_")[1]))
+    with pytest.raises(DataError, match=rf"{table}, line \d: the line is cut short.*skip"):
+        SIIMCovid19(tree.root)
+    reader = SIIMCovid19(tree.root, invalid="skip")
+    assert (reader.ids, len(reader.skipped)) == (("a1", "c3", "d4"), 1)

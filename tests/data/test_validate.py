@@ -82,6 +82,19 @@ def test_empty_masks_missing_labels_and_double_names():
     assert report.problems == ("ids that stand for several images: m",)
 
 
+def test_a_mask_of_class_0_alone_is_empty():
+    masks = {"empty": np.zeros((8, 9), np.uint8), "full": np.eye(8, 9, dtype=np.uint8)}
+    masks["ignored"] = np.where(masks["full"] == 1, 255, 0).astype(np.uint8)
+    masks["whole"] = np.ones((8, 9), np.uint8)
+    samples = [sample(name, mask=mask) for name, mask in masks.items()]
+    report = validate(Listed(samples, mode="multiclass"))
+    assert report.empty_masks == ("empty", "ignored")
+    assert report.classes == {"a": 3, "b": 2}
+    assert report.problems == ()
+    report = validate(Listed(samples, classes=("a",), mode="binary"))
+    assert report.empty_masks == ("empty", "ignored")
+
+
 def test_exclusive_labels_are_counted():
     rows = [[0, 1], [1, 0], [0, 1], [np.nan, np.nan]]
     labels = [sample(str(k), label=np.array(row, np.float32)) for k, row in enumerate(rows)]

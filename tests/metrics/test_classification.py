@@ -135,13 +135,37 @@ def test_all_missing():
     assert json.loads(json.dumps(scores.to_dict(), allow_nan=False))["exact_match"] is None
 
 
-def test_a_nan_logit_is_not_ranked():
+def test_a_nan_logit_is_not_ranked_and_never_right():
     logits, label = batch(missing=0)
-    logits[0, 0] = NAN
+    whole = counted(logits, label).scores()
+    logits[0, 0], label[0, 0] = NAN, 0
+    label[:, 1] = 1  # no negative: without AUROC, whatever the logits are
     scores = counted(logits, label).scores()
     assert math.isnan(scores.average_precision["edema"])
     assert math.isnan(scores.auroc["edema"])
     assert not math.isnan(scores.auroc["mass"])
+    assert math.isnan(scores.mean_auroc)
+    assert math.isnan(scores.mean_average_precision)
+    right = (logits[1:, 0] > 0) == label[1:, 0].bool()
+    assert scores.accuracy["edema"] == pytest.approx(right.sum().item() / 20)
+    assert scores.to_dict()["mean_auroc"] is None
+    assert "mean" in str(scores)
+    assert not math.isnan(whole.mean_auroc)
+
+
+def test_logits_that_are_all_nan_match_nothing():
+    scores = counted(torch.full((4, 3), NAN), torch.zeros(4, 3)).scores()
+    assert scores.exact_match == 0
+    assert scores.mean_accuracy == 0
+    assert math.isnan(scores.mean_auroc)
+
+
+def test_a_nan_logit_where_no_label_is_known_counts_nowhere():
+    logits, label = batch(missing=0)
+    label[0, 0] = NAN
+    expected = counted(logits, label).scores()
+    logits[0, 0] = NAN
+    assert counted(logits, label).scores() == expected
 
 
 @pytest.mark.parametrize("cut", [0, 1, 13])

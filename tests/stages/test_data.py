@@ -50,7 +50,20 @@ def test_every_change_of_the_data_is_seen():
         key(parts={"train": parts["train"]}),
     ]
     assert len(set(keys)) == len(keys)
-    assert key() == keys[0] == key(name="another name", cache=False)
+    assert key() == keys[0] == key(name="another name", cache=False, size=(32, 32))
+
+
+def test_unread_data_are_told_apart_by_what_is_known():
+    unread = {"read_contents": False}
+    scenes = reader()
+    labelled, other = Changed(scenes, 0), Changed(scenes, 0)
+    labelled.labels = np.zeros((12, 3))
+    other.labels = np.eye(12, 3)
+    keys = [
+        key(**unread), key(**unread, name="another"), key(**unread, reader=labelled),
+        key(**unread, reader=other), key(**unread, task="boxes"),
+    ]  # fmt: skip
+    assert len(set(keys)) == len(keys)
 
 
 def test_an_image_outside_all_parts_changes_nothing():
@@ -77,6 +90,10 @@ def test_facts_are_read_once_and_travel():
         ({"parts": {"train": ()}}, "needs images to train on"),
         ({"folds": RotatingKFold(3)}, "either folds or a part 'validation'"),
         ({"parts": {"train": (0, 99)}}, r"positions 99 lie outside 0\.\.11"),
+        ({"parts": {"train": np.array([True] * 12)}}, "np.flatnonzero"),
+        ({"parts": {"train": (0, 0, 1)}}, "each once"),
+        ({"parts": {"train": (0, 1)}, "folds": RotatingKFold(9)}, "group"),
+        ({"size": 8}, "from 32"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(changes, match):

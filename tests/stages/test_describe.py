@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,14 @@ def own(logits, target):
     return (logits - target).abs().mean()
 
 
+class Focal(torch.nn.Module):
+    """As users write their losses: no `extra_repr`."""
+
+    def __init__(self, gamma):
+        super().__init__()
+        self.gamma = gamma
+
+
 @dataclass(frozen=True)
 class Setting:
     name: str
@@ -53,6 +62,9 @@ DIFFERENT = [
     cosine(), cosine(warmup_steps=1), polynomial(),
     BCEDiceLoss("binary"), BCEDiceLoss("binary", squared=False),
     BCEDiceLoss("binary", pos_weight=[2.0]), BCEDiceLoss("binary", pos_weight=[3.0]),
+    torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss(label_smoothing=0.1), Focal(1), Focal(2),
+    torch.nn.Sequential(Focal(1)), torch.nn.Sequential(Focal(2)),
+    smp.losses.DiceLoss("binary"), smp.losses.DiceLoss("binary", smooth=1.0),
     merand2021_augmentation(), merand2021_augmentation(degrees=5), flips_augmentation(),
     Setting("a"), Setting("b"), Setting("a", (2, 1)), own,
     np.zeros(2), np.zeros(2, np.float32), torch.ones(2), torch.nn.ReLU, torch.nn.Linear(1, 1),
@@ -119,6 +131,21 @@ def test_an_own_function_counts_by_its_text(tmp_path, monkeypatch):
         function = __import__(name).loss
         function.__module__ = "own_losses"
         keys.append(key(function))
+    assert keys[0] != keys[1]
+
+
+def test_an_own_class_counts_by_its_text(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = []
+    for number in (1, 2):
+        name = f"own_tasks_{number}"
+        text = "class Base:\n    weight = {}\nclass Task(Base):\n    pass\n"
+        (tmp_path / f"{name}.py").write_text(text.format(number))
+        module = __import__(name)
+        module.Task.__module__ = module.Base.__module__ = "own_tasks"
+        monkeypatch.setitem(sys.modules, "own_tasks", module)
+        module.Task.describe = lambda self: "task"
+        keys.append(key(module.Task()))
     assert keys[0] != keys[1]
 
 

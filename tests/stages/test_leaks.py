@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from tests.stages import world
 from tests.stages.test_data import Changed
+from transferseg.data import InMemory
 from transferseg.errors import CheckpointError, DataError
-from transferseg.stages.leaks import check_chain, read_seen, seen_by, seen_text
-from transferseg.stages.run import check_whole_chain, run_stage
+from transferseg.stages import StageData
+from transferseg.stages.leaks import (
+    check_chain,
+    check_whole_chain,
+    read_seen,
+    seen_by,
+    seen_text,
+)
+from transferseg.stages.run import finished, run_stage
 
 
 def test_another_split_of_the_same_patients_leaks_along_the_chain(tmp_path):
@@ -72,6 +83,50 @@ def test_a_checkpoint_folder_remembers_whom_it_has_seen(tmp_path):
     stage = world.unet(data=world.data(0, parts=swapped), parent=done.folder)
     with pytest.raises(DataError, match="'autoencoder' before it"):
         run_stage(stage, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("way", ["weights", "decoder_weights", "file"])
+def test_weights_of_a_stage_remember_too(way, chain_folder):
+    """Not only as a parent's folder: as first weights of an encoder or decoder, and as a file."""
+    first = world.autoencoder()
+    done = finished(first, chain_folder).folder
+    swapped = {"train": first.data.parts["test"], "test": first.data.parts["train"]}
+    leaky = world.data(1, parts=swapped)
+    if way == "file":
+        stage = world.unet(data=leaky, parent=done / "model.safetensors")
+    else:
+        stage = world.unet(data=leaky, model=world.MODEL.replace(**{way: done}))
+    with pytest.raises(DataError, match="'autoencoder' before it has seen"):
+        check_whole_chain(stage)
+
+
+def test_a_checkpoint_that_forgot_whom_it_saw_is_refused(chain_folder, tmp_path):
+    done = finished(world.autoencoder(), chain_folder).folder
+    shutil.copytree(done, tmp_path / "shared")
+    (tmp_path / "shared" / "seen.json").unlink()
+    with pytest.raises(CheckpointError, match="nobody knows whom"):
+        run_stage(world.unet(parent=tmp_path / "shared"), tmp_path / "stages", progress=False)
+    assert not (tmp_path / "stages").exists()
+
+
+def test_names_of_patients_are_not_written(chain_folder):
+    text = (finished(world.autoencoder(), chain_folder).folder / "seen.json").read_text()
+    assert "patient" not in text
+
+
+def test_views_are_the_same_patients_and_pictures():
+    first = world.data(0)
+    swapped = {"train": first.parts["test"], "test": first.parts["train"]}
+    plain, small = (
+        StageData(reader, swapped, 32, read_contents=read)
+        for reader, read in ((world.reader(0), False), (InMemory(world.reader(0), size=40), True))
+    )
+    seen = seen_by("first", StageData(InMemory(world.reader(0), size=32), first.parts, 32))
+    with pytest.raises(DataError, match="group"):
+        check_chain("second", plain, [seen])
+    strangers = replace(small, patients="another hospital")
+    with pytest.raises(DataError, match="picture"):  # resized to another size on the way
+        check_chain("second", strangers, [seen])
 
 
 def test_seen_goes_to_text_and_back(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,12 +10,21 @@ from safetensors.torch import load_file
 
 from tests.stages import world
 from transferseg.data import RotatingKFold
-from transferseg.errors import CheckpointError, SpecError, TransferError
+from transferseg.errors import (
+    CheckpointError,
+    DataError,
+    SpecError,
+    TrainingError,
+    TransferError,
+)
 from transferseg.metrics import SegmentationCounts
 from transferseg.models import create_autoencoder
 from transferseg.stages import ModelRecipe, StageCheckpoint, read_lineage, run_stage
 from transferseg.stages.run import finished
+from transferseg.stages.tasks import Classify, Reconstruct, Segment
 from transferseg.training import evaluate
+
+ONE = world.RECIPE.replace(epochs=1)
 
 
 def weights(checkpoint: StageCheckpoint) -> dict[str, torch.Tensor]:
@@ -59,11 +69,18 @@ def test_scores_are_those_of_the_kept_weights(chain_folder):
 def test_a_finished_stage_is_found_and_not_run_again(chain_folder, monkeypatch):
     import transferseg.stages.run as room
 
-    monkeypatch.setattr(room, "_train_and_keep", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(room, "train_stage", lambda *_, **__: pytest.fail("trained again"))
     again = run_stage(world.chain(), chain_folder, progress=False)
     assert again == finished(world.chain(), chain_folder)
-    renamed = world.chain().replace(name="unet")
+    renamed = world.chain().replace(name="another name")
     assert run_stage(renamed, chain_folder, progress=False) == again
+
+
+def test_a_finished_stage_needs_its_parents_no_more(chain_folder, tmp_path):
+    stage = world.chain()
+    shutil.copytree(chain_folder / stage.folder_name, tmp_path / stage.folder_name)
+    assert run_stage(stage, tmp_path, progress=False).record.key == stage.key
+    assert [path.name for path in tmp_path.iterdir()] == [stage.folder_name]
 
 
 def test_the_shared_beginning_of_two_chains_is_trained_once(chain_folder, tmp_path):
@@ -136,7 +153,7 @@ def test_the_lineage_tells_the_way_of_every_tensor(chain_folder):
 
 def test_the_first_values_are_the_parents(chain_folder, monkeypatch):
     """What training begins with is what the parent ended with."""
-    import transferseg.stages.run as room
+    import transferseg.stages.work as room
 
     begun = {}
 
@@ -204,8 +221,58 @@ def test_an_undeclared_transfer_trains_nothing(tmp_path):
     stage = world.unet(parent=world.classifier(), parts=("encoder", "decoder"))
     with pytest.raises(TransferError):
         run_stage(stage, tmp_path, progress=False)
-    kept = {path.name for path in tmp_path.iterdir()} - {".training"}
-    assert kept == {world.classifier().folder_name}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"model": world.MODEL.replace(encoder="resnet-10")}, SpecError, "unknown encoder"),
+        ({"model": world.MODEL.replace(options={"chanels": 3})}, SpecError, "Did you mean"),
+        ({"task": Segment(score="mean_io")}, TrainingError, "unknown score 'mean_io'"),
+        ({"task": Reconstruct(loss=world.shapeless)}, TrainingError, "must be a scalar"),
+        ({"task": Classify()}, DataError, "label"),
+        ({"parent": "nowhere.pth"}, TrainingError, "does not exist"),
+    ],
+)
+def test_mistakes_are_found_before_the_parents_are_trained(changes, error, match, tmp_path):
+    stage = world.unet(**{"parent": world.autoencoder(), **changes})
+    with pytest.raises(error, match=match):
+        run_stage(stage, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_threads_take_their_turns(tmp_path):
+    """Random generators are the process's: two stages at once would not follow from their seeds."""
+    stages = [world.autoencoder(training=ONE, seed=seed) for seed in (0, 1)]
+    alone = [run_stage(stage, tmp_path / "alone", progress=False) for stage in stages]
+    with ThreadPoolExecutor(2) as executor:
+        futures = [executor.submit(run_stage, s, tmp_path / "both", progress=False) for s in stages]
+        for future, expected in zip(futures, alone, strict=True):
+            assert_equal_weights(weights(future.result()), weights(expected))
+
+
+def test_a_decoder_from_an_autoencoder_says_so(tmp_path, chain_folder):
+    folder = finished(world.autoencoder(), chain_folder).folder
+    model = world.MODEL.replace(decoder_weights=folder)
+    done = run_stage(world.unet(model=model, training=ONE), tmp_path, progress=False)
+    assert [record.name for record in done.lineage.stages] == ["autoencoder", "unet"]
+    origin = done.lineage.tensors["decoder.blocks.0.conv1.0.weight"]
+    assert origin.through == ("autoencoder/decoder.blocks.0.conv1.0.weight",)
+    assert "skip slice" in origin.adapters[0]
+    assert done.lineage.tensors["encoder.model.conv1.0.weight"].began == "random, seed 0"
+
+
+def test_scores_that_are_no_numbers_are_told(tmp_path):
+    task = Classify(score="mean_auroc")
+    split = world.data(1).parts
+    parts = {"train": split["train"], "validation": split["test"][:1]}  # nothing to rank
+    data = world.data(1, task="classify", parts=parts)
+    stage = world.classifier(task=task, data=data, training=ONE)
+    with pytest.warns(UserWarning, match="no score was a number"):
+        done = run_stage(stage, tmp_path, progress=False)
+    assert done.record.best_epoch is None
+    assert "no epoch was chosen" in done.record.notes[-1]
 
 
 def test_a_damaged_lineage_is_an_error_that_names_the_file(chain_folder, tmp_path):
@@ -229,7 +296,15 @@ def test_a_damaged_lineage_is_an_error_that_names_the_file(chain_folder, tmp_pat
         ({"name": ""}, "needs a name"),
         ({"parent": "x", "parts": ()}, "takes nothing from its parent"),
         ({"transfer": {"leave": "a"}}, "has no parent"),
-        ({"parent": "x", "transfer": {"parts": "a"}}, "give parts= to the stage"),
+        ({"parent": "x", "transfer": {"parts": "a"}}, "unknown argument of a transfer 'parts'"),
+        ({"seed": -1}, "seed must lie in"),
+        (
+            {
+                "data": world.data(parts={"train": (0,)}),
+                "training": world.RECIPE.replace(patience=3),
+            },
+            "have no part 'validation'",
+        ),
     ],
 )
 def test_stages_that_make_no_sense(changes, match):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from tests.stages import world
@@ -131,6 +132,41 @@ def test_a_child_keeps_what_its_parents_weights_expect(chain_folder, tmp_path):
 def test_numbers_of_a_recipe(name):
     with pytest.raises(TrainingError, match=f"{name} must be a whole number from 1"):
         TrainingRecipe(**{name: 0})
+    with pytest.raises(TrainingError, match=r"unknown precision 'bf61'.*Did you mean 'bf16'"):
+        TrainingRecipe(precision="bf61")
+
+
+@dataclass(frozen=True)
+class Plain(Brightness):
+    """Judged by a term of its loss, without metrics."""
+
+    def make_loss(self, spec):
+        return Terms()
+
+    def best(self, spec):
+        return "loss_share", "min"
+
+
+class Terms:
+    def terms(self, logits, target):
+        share = share_loss(logits, target)
+        return {"loss": 2 * share, "share": share.detach()}
+
+    def __call__(self, logits, target):
+        return self.terms(logits, target)["loss"]
+
+
+def test_a_task_without_metrics_is_judged_by_a_term_of_its_loss(tmp_path):
+    done = run_stage(world.unet(task=Plain()), tmp_path, progress=False)
+    shares = [float(line.split(",")[index]) for line, index in _column(done, "loss_share")]
+    assert done.record.best_epoch == 1 + shares.index(min(shares))
+    assert done.scores["test"]["loss"] == pytest.approx(2 * done.scores["test"]["loss_share"])
+
+
+def _column(done, name):
+    lines = (done.folder / "history.csv").read_text().splitlines()
+    index = lines[0].split(",").index(f"validation_{name}")
+    return [(line, index) for line in lines[1:]]
 
 
 def test_stages_of_one_process_may_differ_in_precision(tmp_path):
@@ -138,8 +174,11 @@ def test_stages_of_one_process_may_differ_in_precision(tmp_path):
     plain = world.autoencoder(training=world.RECIPE.replace(epochs=1))
     half = plain.replace(training=world.RECIPE.replace(epochs=1, precision="bf16"))
     again = plain.replace(seed=1)
+    mine = Accelerator()
     for stage, precision in ((plain, "no"), (half, "bf16"), (again, "no")):
-        assert stage.training.accelerator().mixed_precision == precision
+        with stage.training.accelerator() as accelerator:
+            assert accelerator.mixed_precision == precision
+    assert mine.mixed_precision == Accelerator().mixed_precision == "no"
     one, other = (run_stage(s, tmp_path, progress=False) for s in (plain, half))
     key = "encoder.model.conv1.0.weight"
     assert not torch.equal(one.load().get_parameter(key), other.load().get_parameter(key))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from tests.stages import world
 from tests.study.chains import scores, study
 from transferseg.errors import DataError
 from transferseg.stages.run import finished
-from transferseg.study import Study, run_study
+from transferseg.study import Cell, Study, run_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,3 +160,55 @@ def test_an_unfinished_study_has_a_table(tmp_path):
 
     result = StudyResult(study(tmp_path / "log.txt"), tmp_path, {})
     assert [cell.status for cell in result.table().cells] == ["missing"] * 4
+
+
+class Broken(Inline):
+    """A pool whose worker was killed: it takes nothing more."""
+
+    def submit(self, function, *arguments):
+        if self.ran:
+            raise BrokenExecutor("a child process terminated abruptly")
+        return super().submit(function, *arguments)
+
+
+def test_a_broken_pool_still_gives_a_result(reference, tmp_path):
+    log = tmp_path / "log.txt"
+    result = run_study(study(log), tmp_path / "stages", executor=Broken(), progress=False)
+    states = [cell.status for cell in result.table().cells]
+    assert states.count("done") == 1
+    assert "terminated abruptly" in " ".join(cell.error for cell in result.table().cells)
+    again = run_study(study(log), tmp_path / "stages", progress=False)
+    assert scores(again.table()) == scores(reference[1])
+
+
+def test_a_stage_that_cannot_work_fails_before_others_are_trained(tmp_path):
+    def build(encoder, seed):
+        return world.unet(model=world.MODEL.replace(encoder=encoder), seed=seed)
+
+    whole = Study.grid(build, encoder=["no_such_net"], seed=[0])
+    result = run_study(whole, tmp_path, executor=Inline(lose=""), progress=False)
+    cell = result.table().cells[0]
+    assert cell.status == "failed"
+    assert "unknown encoder" in cell.error
+    assert not (tmp_path / ".training").exists()
+
+
+def test_stages_of_equal_keys_are_one_whatever_their_names(tmp_path):
+    def build(name, seed):
+        return world.unet(name=name, training=world.RECIPE.replace(epochs=1), seed=seed)
+
+    result = run_study(Study.grid(build, name=["a", "b"], seed=[0]), tmp_path, progress=False)
+    first, second = result.table().cells
+    assert first.status == second.status == "done"
+    assert first.scores == second.scores
+    assert len(list(tmp_path.glob("*/lineage.json"))) == 1
+
+
+def test_costs_count_ancestors_on_disk(reference, tmp_path):
+    folder = reference[0] / "stages"
+    stages = {stage.task.title: stage for stage in study(tmp_path / "log.txt").stages}
+    middle = finished(stages["middle"], folder)
+    child = world.unet(parent=middle.folder, training=world.RECIPE.replace(epochs=1))
+    result = run_study(Study([Cell({"seed": 0}, child)]), tmp_path, progress=False)
+    cell = result.table().cells[0]
+    assert cell.chain_samples == cell.samples_seen + middle.record.samples_seen

@@ -92,7 +92,8 @@ def test_an_initialisation_without_weights_for_a_backbone_is_no_cell(tmp_path):
     done = run_stage(stage, tmp_path, progress=False)
     origins = done.lineage.tensors
     assert origins["encoder.model.conv1.0.weight"].began == f"weights {first.folder}"
-    assert origins["decoder.blocks.0.conv1.0.weight"].began == f"weights {first.folder}"
+    decoder = origins["decoder.blocks.0.conv1.0.weight"]
+    assert decoder.through == ("autoencoder/decoder.blocks.0.conv1.0.weight",)
     assert origins["head.weight"].began == "random, seed 0"
 
 

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from transferseg.data.samples import Reader
 from transferseg.errors import DataError, some, unknown_name
@@ -26,6 +27,8 @@ Outside: TypeAlias = Literal["clip", "raise"]
 
 #: Name of class 0 in the multiclass masks of the box readers.
 BACKGROUND = "background"
+
+_Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -190,16 +193,36 @@ def _bottom_to_top(
 
 def _paint(plane: Array, box: Box, value: int, shape: BoxShape) -> None:
     """Set the pixels of a box in place, touching no others."""
-    rows = _centres(box.top, box.bottom, plane.shape[0])
-    columns = _centres(box.left, box.right, plane.shape[1])
+    rows, columns = _centres_in(box, plane.shape)
     region = plane[rows, columns]
     if shape == "rectangle" or not region.size:
         region[...] = value
         return
-    # distances from the centre of the box, 1 at its sides
+    y, x = _distances(box, rows, columns)
+    region[y[:, None] + x < 1] = value
+
+
+def _covers_a_pixel(box: Box, size: tuple[int, int], shape: BoxShape) -> bool:
+    """Whether `_paint` sets anything in an image of `size`."""
+    rows, columns = _centres_in(box, size)
+    if rows.start == rows.stop or columns.start == columns.stop:
+        return False
+    if shape == "rectangle":
+        return True
+    y, x = _distances(box, rows, columns)
+    return bool(y.min() + x.min() < 1)
+
+
+def _distances(box: Box, rows: slice, columns: slice) -> tuple[_Floats, _Floats]:
+    """Squared distances of pixel centres from the centre of the box, 1 at its sides."""
     y = (2 * np.arange(rows.start, rows.stop) + 1 - (box.top + box.bottom)) / box.height
     x = (2 * np.arange(columns.start, columns.stop) + 1 - (box.left + box.right)) / box.width
-    region[np.square(y)[:, None] + np.square(x) < 1] = value
+    return np.square(y), np.square(x)
+
+
+def _centres_in(box: Box, size: Sequence[int]) -> tuple[slice, slice]:
+    """The rows and columns whose centres lie between the sides of a box."""
+    return _centres(box.top, box.bottom, size[0]), _centres(box.left, box.right, size[1])
 
 
 def _centres(start: float, stop: float, length: int) -> slice:
@@ -218,73 +241,28 @@ def _check_inside(box: Box, size: tuple[int, int]) -> None:
         )
 
 
-class BoxPainter:
-    """How a reader makes masks of its boxes: its options, checked before any image is opened.
-
-    Args:
-        names: the classes that boxes have.
-        mode, shape, overlap: as in `masks_from_boxes`; for "multiclass" the class `BACKGROUND` is
-            put before `names`.
-        outside: whether a box that sticks out of its image is invalid ("raise") or cut ("clip").
-
-    Attributes:
-        classes: the masks' classes.
-        mode: as given.
+def check_box(box: Box, size: tuple[int, int], *, shape: BoxShape, outside: Outside) -> None:
+    """Check that a box covers something of its image of `size` (height, width).
 
     Raises:
-        DataError: options that do not fit each other.
+        DataError: a box without area, one that lies outside, with "raise" one that sticks out, one
+            that is too thin to cover the centre of a pixel.
 
     Example:
-        >>> painter = BoxPainter(("Mass", "Nodule"), "multiclass")
-        >>> painter.classes
-        ('background', 'Mass', 'Nodule')
-        >>> painter.mask([Box(1, 0, 2, 1, "Nodule")], (1, 4)).tolist()
-        [[0, 2, 2, 0]]
+        >>> check_box(Box(3.6, 0, 0.8, 5, "nodule"), (8, 8), shape="rectangle", outside="clip")
+        Traceback (most recent call last):
+        ...
+        transferseg.errors.DataError: Box(left=3.6, top=0, width=0.8, height=5, name='nodule')
+        covers no pixel: it is too thin, or became so when the image was resized.
     """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        mode: TargetMode,
-        *,
-        shape: BoxShape = "rectangle",
-        overlap: Overlap = "last",
-        outside: Outside = "raise",
-    ) -> None:
-        self.classes = (BACKGROUND, *names) if mode == "multiclass" else tuple(names)
-        self.mode: TargetMode = mode
-        self.shape: BoxShape = shape
-        self.overlap: Overlap = overlap
-        self.outside: Outside = outside
-        _check_options((1, 1), self.classes, mode, (shape, overlap, outside))
-
-    def check(self, box: Box, size: tuple[int, int]) -> None:
-        """Check that a box covers something of its image of `size` (height, width).
-
-        Raises:
-            DataError: a box without area, one that lies outside, with "raise" one that sticks out.
-        """
-        height, width = size
-        if not box.width or not box.height:
-            raise DataError(f"{box} has no area.")
-        if box.right <= 0 or box.bottom <= 0 or box.left >= width or box.top >= height:
-            raise DataError(f"{box} lies outside its image of {width}x{height} pixels.")
-        if self.outside == "raise":
-            _check_inside(box, size)
-
-    def mask(self, boxes: Sequence[Box], size: tuple[int, ...]) -> Array:
-        """The mask of one image's boxes; `size` begins with height and width."""
-        return masks_from_boxes(
-            boxes, (size[0], size[1]), classes=self.classes, mode=self.mode, shape=self.shape,
-            overlap=self.overlap,
-        )  # fmt: skip
-
-    def presence(self, boxes: Sequence[Sequence[Box]]) -> Array:
-        """Which image has a box of which class: (N, K) bool, background true in every image."""
-        found = np.zeros((len(boxes), len(self.classes)), dtype=bool)
-        for row, of_image in zip(found, boxes, strict=True):
-            present = {box.name for box in of_image}
-            row[:] = [name in present for name in self.classes]
-        if self.mode == "multiclass":
-            found[:, 0] = True
-        return found
+    height, width = size
+    if not box.width or not box.height:
+        raise DataError(f"{box} has no area.")
+    if box.right <= 0 or box.bottom <= 0 or box.left >= width or box.top >= height:
+        raise DataError(f"{box} lies outside its image of {width}x{height} pixels.")
+    if outside == "raise":
+        _check_inside(box, size)
+    if not _covers_a_pixel(box, size, shape):
+        raise DataError(
+            f"{box} covers no pixel: it is too thin, or became so when the image was resized."
+        )

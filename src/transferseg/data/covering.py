@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from transferseg.data.grouping import checked_presence, group_indices
 from transferseg.errors import DataError, some, unknown_name
 
 _TRIES: Final = 200
@@ -59,16 +60,14 @@ def choose_covering(
         >>> chosen in ((0,), (2,))
         True
     """
-    has_image = _checked(presence, n, classes, groups, leave)
-    images = len(has_image)
-    names = np.arange(images) if groups is None else np.asarray(list(groups), dtype=str)
-    unique, of_image = np.unique(names, return_inverse=True)
-    has = np.zeros((len(unique), len(classes)), dtype=bool)
+    has_image = _checked(presence, n, classes, leave)
+    of_image, sizes = group_indices(groups, len(has_image))
+    has = np.zeros((len(sizes), len(classes)), dtype=bool)
     np.logical_or.at(has, of_image, has_image)
     left_out = np.array([name in leave for name in classes], dtype=bool)
     search = _Search(
         has=has[:, ~left_out],
-        sizes=np.bincount(of_image, minlength=len(unique)),
+        sizes=sizes,
         free=np.logical_not(has[:, left_out].any(axis=1)),
         classes=[name for name in classes if name not in leave],
     )
@@ -81,17 +80,9 @@ def _checked(
     presence: npt.ArrayLike,
     n: int,
     classes: Sequence[str],
-    groups: Sequence[str] | None,
     leave: Sequence[str],
 ) -> NDArray[np.bool_]:
-    given = np.asarray(presence)
-    if given.ndim != 2 or given.shape[1] != len(classes) or not np.isin(given, (0, 1)).all():
-        raise DataError(
-            f"presence must be (N, {len(classes)}) of bool or 0/1, one column a class, got "
-            f"{given.dtype} {given.shape}."
-        )
-    if groups is not None and len(groups) != len(given):
-        raise DataError(f"{len(groups)} groups do not fit {len(given)} images; give one an image.")
+    given = checked_presence(presence, "presence", classes=len(classes))
     for name in leave:
         if name not in classes:
             raise DataError(unknown_name("class in leave", name, classes))
@@ -99,7 +90,7 @@ def _checked(
         raise DataError(
             f"n must lie in 1..{len(given) - 1}, so that one of {len(given)} images stays; got {n}."
         )
-    return given.astype(bool)
+    return given
 
 
 class _Search:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def dicom_header(path: str | Path) -> DicomHeader:
     Raises:
         DataError: pydicom is not installed; a file that is missing, not DICOM, or has no image.
     """
-    dataset = _open(path, pixels=False)
+    dataset = _open(path, ["Rows", "Columns", "PatientID"])
     size = _whole(dataset, "Rows", path), _whole(dataset, "Columns", path)
     return DicomHeader(size, str(dataset.get("PatientID") or ""))
 
@@ -63,8 +64,8 @@ def read_dicom(path: str | Path, *, values: DicomValues = "window") -> Array:
 
     Raises:
         DataError: pydicom is not installed; a file that is missing, not DICOM, damaged or in
-            colour, has several frames or a compression without decoder; a window that means
-            nothing. The message names the file.
+            colour, has several frames or a compression without decoder; a window or
+            look-up table that means nothing. The message names the file.
 
     Source: DICOM PS3.3, C.11.1 (modality look-up table) and C.11.2 (VOI, window functions).
 
@@ -85,7 +86,7 @@ def read_dicom(path: str | Path, *, values: DicomValues = "window") -> Array:
     """
     if values not in get_args(DicomValues):
         raise DataError(unknown_name("values", values, get_args(DicomValues)))
-    dataset = _open(path, pixels=True)
+    dataset = _open(path)
     bits, signed = _check_kind(dataset, path)
     # Everything is a function of the stored number: done once for each, not for each pixel.
     codes = np.arange(2**bits)
@@ -100,15 +101,26 @@ def read_dicom(path: str | Path, *, values: DicomValues = "window") -> Array:
     return image
 
 
-def _open(path: str | Path, *, pixels: bool) -> Any:  # noqa: ANN401 - pydicom.FileDataset
+def require_pydicom(path: str | Path) -> Any:  # noqa: ANN401 - a module
+    """The module pydicom, which reading `path` needs.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         import pydicom
     except ImportError as error:
         raise DataError(
             f"{path}: reading DICOM needs pydicom: pip install 'transferseg[dicom]'."
         ) from error
+    return pydicom
+
+
+def _open(path: str | Path, only: list[str] | None = None) -> Any:  # noqa: ANN401 - FileDataset
+    """The whole file, or only some elements of its header."""
+    pydicom = require_pydicom(path)
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        return pydicom.dcmread(path, stop_before_pixels=only is not None, specific_tags=only)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file does not exist.") from error
     except Exception as error:  # what pydicom raises on damage is not limited to its own errors
@@ -164,22 +176,36 @@ def _stretched(values: _Floats) -> _Floats:
 
 def _shown(dataset: Any, numbers: _Floats, path: str | Path) -> _Floats:  # noqa: ANN401
     """What a viewer shows for stored numbers, 0 (darkest) to 1."""
-    from pydicom.pixels import apply_modality_lut, apply_voi
+    from pydicom.pixels import apply_modality_lut
 
     try:
         values: _Floats = apply_modality_lut(numbers, dataset)
         if values.min() == values.max():
             raise ValueError(f"rescaling makes one value, {values.min():g}, of all")
+        if not np.isfinite(values).all():
+            raise ValueError("rescaling makes numbers that are not finite")
         if dataset.get("VOILUTSequence"):
-            entries: _Floats = apply_voi(np.rint(values).astype(np.int64), dataset)
-            bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-            return entries / (2.0**bits - 1)
+            return _looked_up(values, dataset)
         center, width = (_first(dataset.get(f"Window{name}")) for name in ("Center", "Width"))
         if center is None or width is None:
             return _stretched(values)
         return _window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
     except Exception as error:  # tables of odd lengths, numbers that are none
         raise DataError(f"{path}: the grey scale of the file makes no sense: {error}.") from error
+
+
+def _looked_up(values: _Floats, dataset: Any) -> _Floats:  # noqa: ANN401
+    """The entries of the first VOI look-up table, to 0..1 of the bits that it declares."""
+    from pydicom.pixels import apply_voi
+
+    entries: _Floats = apply_voi(np.rint(values).astype(np.int64), dataset)
+    bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+    if entries.min() < 0 or entries.max() >= 2**bits:
+        raise ValueError(
+            f"the VOI look-up table has entries of {entries.min():g} to {entries.max():g}, but "
+            f"declares {bits} bits"
+        )
+    return entries / (2.0**bits - 1)
 
 
 def _first(value: Any) -> float | None:  # noqa: ANN401 - a number, several, or none
@@ -190,8 +216,9 @@ def _first(value: Any) -> float | None:  # noqa: ANN401 - a number, several, or 
 
 def _window(values: _Floats, center: float, width: float, function: str) -> _Floats:
     """The window functions of DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, to 0..1."""
-    if not width >= (1 if function == "LINEAR" else np.nextafter(0, 1)):
-        raise ValueError(f"a window of width {width:g}, function {function}")
+    least = 1 if function == "LINEAR" else np.nextafter(0, 1)
+    if not (math.isfinite(center) and math.isfinite(width) and width >= least):
+        raise ValueError(f"a window of center {center:g}, width {width:g}, function {function}")
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     if function not in ("LINEAR", "LINEAR_EXACT"):

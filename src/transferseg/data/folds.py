@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
+from transferseg.data.grouping import group_indices
 from transferseg.errors import DataError
 
 
@@ -91,21 +92,19 @@ class RotatingKFold:
         """
         if epoch < 0:
             raise DataError(f"an epoch counts from 0, got {epoch}.")
-        names = np.asarray(groups, dtype=str) if self.by_group else np.arange(len(groups))
-        unique, of_image = np.unique(names, return_inverse=True)
-        if len(unique) < self.folds:
+        of_image, sizes = group_indices(groups if self.by_group else None, len(groups))
+        if len(sizes) < self.folds:
             raise DataError(
-                f"{len(unique)} {'group(s)' if self.by_group else 'image(s)'} cannot fill "
+                f"{len(sizes)} {'group(s)' if self.by_group else 'image(s)'} cannot fill "
                 f"{self.folds} folds; give fewer folds"
                 f"{', or by_group=False' if self.by_group and len(groups) >= self.folds else ''}."
             )
         rng = np.random.default_rng((self.seed, epoch if self.reshuffle else 0))
-        sizes = np.bincount(of_image, minlength=len(unique))
-        order = rng.permutation(len(unique))
+        order = rng.permutation(len(sizes))
         order = order[np.argsort(-sizes[order], kind="stable")]
         # Numbered at random, or the largest group would always be validated in the first run.
         fold_of = rng.permutation(self.folds)[_smallest_first(sizes[order].tolist(), self.folds)]
-        of_group = np.empty(len(unique), dtype=np.int64)
+        of_group = np.empty(len(sizes), dtype=np.int64)
         of_group[order] = fold_of
         of_images = of_group[of_image]
         return tuple(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from transferseg.data.grouping import checked_presence, group_indices
 from transferseg.data.samples import Reader
 from transferseg.errors import DataError, some
 from transferseg.types import Array
@@ -56,17 +57,18 @@ def split_by_group(
         ((0, 1), (2, 3))
     """
     names, shares = _checked_fractions(fractions)
-    unique, of_image = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    if len(unique) < len(names):
+    of_image, sizes = group_indices(groups, len(groups))
+    if len(sizes) < len(names):
         raise DataError(
-            f"{len(unique)} group(s) cannot fill {len(names)} parts {some(names)}; a group stays "
+            f"{len(sizes)} group(s) cannot fill {len(names)} parts {some(names)}; a group stays "
             "in one part."
         )
-    presence = _checked_presence(stratify, len(groups))
-    sizes = np.bincount(of_image, minlength=len(unique))
-    counts = np.zeros((len(unique), presence.shape[1]))
+    nothing = np.zeros((len(groups), 0), dtype=bool)
+    stratify = nothing if stratify is None else stratify
+    presence = checked_presence(stratify, "stratify", images=len(groups))
+    counts = np.zeros((len(sizes), presence.shape[1]))
     np.add.at(counts, of_image, presence)
-    order = np.random.default_rng(seed).permutation(len(unique))
+    order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     part_of = _Greedy(shares, sizes, counts).assign(order)
     of_images = part_of[of_image]
@@ -82,17 +84,6 @@ def _checked_fractions(fractions: Mapping[str, float]) -> tuple[tuple[str, ...],
             f"fractions must be above 0 and sum to 1, got {dict(fractions)} (sum {values.sum():g})."
         )
     return names, values
-
-
-def _checked_presence(stratify: npt.ArrayLike | None, images: int) -> Array:
-    if stratify is None:
-        return np.zeros((images, 0))
-    presence = np.asarray(stratify)
-    if presence.ndim != 2 or len(presence) != images or not np.isin(presence, (0, 1)).all():
-        raise DataError(
-            f"stratify must be ({images}, K) of bool or 0/1, got {presence.dtype} {presence.shape}."
-        )
-    return presence.astype(np.float64)
 
 
 class _Greedy:

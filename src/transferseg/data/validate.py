@@ -15,8 +15,6 @@ from transferseg.data.samples import Reader, Sample
 from transferseg.errors import DataError, some, unknown_name
 from transferseg.types import Array, Batch, Target, TargetMode
 
-#: What training takes from a batch as the target.
-
 
 @dataclass(frozen=True)
 class ValidationReport:
@@ -29,7 +27,8 @@ class ValidationReport:
         sizes: number of images by (height, width).
         kinds: number of images by dtype and channels, as "uint8 x 3".
         classes: number of images by class in which it is present.
-        empty_masks: ids of images whose mask has no foreground.
+        empty_masks: ids of images whose mask has no foreground; for multiclass, which have nothing
+            but class 0.
         problems: one text each, naming the image.
     """
 
@@ -94,6 +93,7 @@ def validate(reader: Reader, *, sample: int | None = None) -> ValidationReport:
     sizes: Counter[tuple[int, int]] = Counter()
     kinds: Counter[str] = Counter()
     classes = dict.fromkeys(reader.classes, 0)
+    background = set(reader.classes[:1]) if reader.mode == "multiclass" else set()
     empty, problems = [], _name_problems(reader)
     for position in positions:
         try:
@@ -110,7 +110,7 @@ def validate(reader: Reader, *, sample: int | None = None) -> ValidationReport:
             continue
         for name in present:
             classes[name] += 1
-        if item.mask is not None and not present:
+        if item.mask is not None and set(present) <= background:
             empty.append(item.id)
     return ValidationReport(
         len(reader), len(positions), len(set(reader.groups)), dict(sizes), dict(kinds), classes,

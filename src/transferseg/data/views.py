@@ -10,6 +10,7 @@ import numpy as np
 from transferseg.data.images import resize_image
 from transferseg.data.masks import resize_mask
 from transferseg.data.samples import Reader, Sample, check_index, target_size
+from transferseg.data.splits import content_hash
 from transferseg.errors import DataError, unknown_name
 from transferseg.types import Array, TargetMode
 
@@ -47,6 +48,8 @@ class InMemory:
         ids: those kept.
         groups: those kept.
         source: the reader.
+        pictures: content hashes of the images before they were resized, so that a picture is known
+            again at another size.
 
     Raises:
         DataError: what the reader raises, or a size below 32.
@@ -73,7 +76,13 @@ class InMemory:
         self.mode: TargetMode = reader.mode
         self.ids = tuple(ids[index] for index in kept)
         self.groups = tuple(groups[index] for index in kept)
-        self._samples = tuple(_resized(reader[index], wanted) for index in kept)
+        samples, pictures = [], []
+        for index in kept:
+            sample = reader[index]
+            pictures.append(content_hash(sample.image))
+            samples.append(_resized(sample, wanted))
+        self._samples = tuple(samples)
+        self.pictures = tuple(pictures)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -132,6 +141,7 @@ class SelectedClasses:
         self.classes = chosen
         self.ids = tuple(reader.ids)
         self.groups = tuple(reader.groups)
+        self.pictures: tuple[str, ...] | None = getattr(reader, "pictures", None)
         self._positions = [reader.classes.index(name) for name in chosen]
         table = np.arange(256, dtype=np.int64)  # 255, ignored pixels, stay as they are
         table[: len(reader.classes)] = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +71,12 @@ class MultilabelScores:
     Attributes:
         classes: the labels' names, in order.
         threshold: probability above which a label is predicted.
-        auroc: area under the ROC curve by label, 0..1, NaN without a positive or a negative.
-        average_precision: area under the precision-recall curve by label, 0..1, NaN without a
-            positive; a sum of steps, nothing interpolated.
-        accuracy: part of the known labels that are predicted right, by label; NaN without one.
+        auroc: area under the ROC curve by label, 0..1; NaN without a positive or a negative,
+            and when a logit is NaN.
+        average_precision: area under the precision-recall curve by label, 0..1; NaN without a
+            positive and when a logit is NaN; a sum of steps, nothing interpolated.
+        accuracy: part of the known labels that are predicted right, by label (with a NaN logit
+            never); NaN without one.
         exact_match: part of the images whose known labels are all right; images without a known
             label do not count.
         images: how many images were counted.
@@ -106,13 +108,15 @@ class MultilabelScores:
 
     @property
     def mean_auroc(self) -> float:
-        """Mean over the labels where it is defined."""
-        return mean(self.auroc.values())
+        """Mean over the labels with a positive and a negative; NaN where one had a NaN logit."""
+        return _mean_of_all(
+            self.auroc[name] for name in self.classes if 0 < self.positives[name] < self.known[name]
+        )
 
     @property
     def mean_average_precision(self) -> float:
-        """Mean over the labels where it is defined."""
-        return mean(self.average_precision.values())
+        """Mean over the labels with a positive; NaN where one of them had a NaN logit."""
+        return _mean_of_all(self.average_precision[n] for n in self.classes if self.positives[n])
 
     @property
     def mean_accuracy(self) -> float:
@@ -155,6 +159,12 @@ class MultilabelScores:
         table = text_table(_HEADER, self._lines())
         lines = [line.rstrip() for line in table.splitlines()]
         return "\n".join([self._what(), *lines, f"exact match: {self.exact_match:.4f}"])
+
+
+def _mean_of_all(values: Iterable[float]) -> float:
+    """The mean, NaN when one value is: a failed model must not score by its other labels."""
+    values = list(values)
+    return float("nan") if np.isnan(values).any() else mean(values)
 
 
 def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -282,7 +292,7 @@ class MultilabelCounts(ImageRows):
         if not len(logits):
             raise DataError("no image has been counted, so there are no scores; an empty split?")
         known, positive = ~np.isnan(labels), labels > 0.5
-        right = (logits > self._logit) == positive
+        right = ((logits > self._logit) == positive) & ~np.isnan(logits)
         some = known.any(1)
         by_label = list(zip(self.classes, logits.T, positive.T, right.T, known.T, strict=True))
         return MultilabelScores(

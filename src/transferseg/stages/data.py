@@ -12,12 +12,15 @@ import numpy as np
 
 from transferseg.data import (
     Augment,
+    BoxReader,
     PreparedDataset,
     Reader,
     RotatingKFold,
     check_no_leak,
     content_hash,
+    original,
 )
+from transferseg.data.samples import target_size
 from transferseg.errors import DataError, unknown_name
 from transferseg.spec import InputSpec
 from transferseg.stages.describe import describe_value, key_of
@@ -55,15 +58,17 @@ class StageData:
             is then chosen on images that train in the other runs.
         name: of the data set; the reader's class by default.
         patients: data sets with the same name here share their patients' names: groups are compared
-            across the stages of a chain where it is the same, pictures always. `name` by default.
+            across the stages of a chain where it is the same, pictures always. By default the
+            reader's `collection`, if it has one, else `name`.
         read_contents: read every image once to find the same picture under two names, in this stage
-            and along its chain, and to make the data part of the stage's key. Without it only ids,
-            groups and classes tell one data set from another.
+            and along its chain, and to make the data part of the stage's key. Without it the name
+            of the data set, ids, groups, classes, labels and boxes tell one from another.
         cache: decode and resize every image once, and keep it in memory; without it, images are
             read in every epoch (give `TrainingRecipe(workers=...)` then).
 
     Raises:
-        DataError: an unknown or missing part, a group or picture in two parts.
+        DataError: an unknown or missing part, positions that are none (a mask of truth values) or
+            stand twice, a group or picture in two parts, fewer groups than folds.
 
     Example:
         >>> from transferseg.data import SyntheticRadiographs, split_by_group
@@ -95,11 +100,17 @@ class StageData:
                 "folds validate by rotation within 'train'; give either folds or a part "
                 "'validation', not both."
             )
-        parts = {name: tuple(map(int, indices)) for name, indices in self.parts.items()}
+        parts = {name: _positions(name, indices) for name, indices in self.parts.items()}
         object.__setattr__(self, "parts", parts)
-        object.__setattr__(self, "name", self.name or type(self.reader).__name__)
-        object.__setattr__(self, "patients", self.patients or self.name)
-        check_no_leak(self.parts, self.reader.groups)
+        object.__setattr__(self, "size", target_size(self.size))
+        source = original(self.reader)
+        object.__setattr__(self, "name", self.name or type(source).__name__)
+        patients = self.patients or getattr(source, "collection", self.name)
+        object.__setattr__(self, "patients", patients)
+        groups = self.reader.groups
+        check_no_leak(self.parts, groups)
+        if self.folds is not None:
+            self.folds.partitions([groups[index] for index in parts["train"]], 0)
 
     @cached_property
     def facts(self) -> Facts:
@@ -117,6 +128,8 @@ class StageData:
             digest.update(repr((index, ids[index], groups[index])).encode())
             if self.read_contents:
                 contents[index] = _add(digest, reader, index)
+            else:
+                digest.update(repr(_known(reader, index)).encode())
         if self.read_contents:
             check_no_leak(self.parts, groups, hashes=contents)
         return Facts(groups, tuple(contents), digest.hexdigest())
@@ -135,7 +148,7 @@ class StageData:
     def describe(self) -> dict[str, Any]:
         """What makes one stage's data another's, as JSON values."""
         return {
-            "images": self.facts.digest,
+            "images": self.facts.digest if self.read_contents else [self.name, self.facts.digest],
             "parts": {name: key_of(list(indices)) for name, indices in sorted(self.parts.items())},
             "size": describe_value(self.size),
             "augment": describe_value(self.augment, what="augment"),
@@ -177,11 +190,33 @@ class StageData:
         )
 
 
+def _positions(part: str, indices: Sequence[int]) -> tuple[int, ...]:
+    array = np.asarray(indices)
+    if array.dtype == bool or array.ndim != 1 or len(np.unique(array)) != len(array):
+        raise DataError(
+            f"part {part!r} must be positions in the reader, each once; got {array.dtype} of shape "
+            f"{array.shape}. Of a mask of truth values take np.flatnonzero(mask)."
+        )
+    return tuple(map(int, indices))
+
+
+def _known(reader: Reader, index: int) -> tuple[object, ...]:
+    """What is known of an image's targets without reading it."""
+    labels = getattr(reader, "labels", None)
+    label = None if labels is None else np.asarray(labels[index]).tolist()
+    boxes = reader.boxes(index) if isinstance(reader, BoxReader) else None
+    names = ("mode", "shape", "overlap", "outside", "crowds", "values")
+    return (label, boxes, *(getattr(reader, name, None) for name in names))
+
+
 def _add(digest: Any, reader: Reader, index: int) -> str:  # noqa: ANN401 - a hash
     """Read one sample, add it to the digest, and give its picture's hash."""
     sample = reader[index]
     picture = content_hash(sample.image)
     digest.update(picture.encode())
+    pictures: Sequence[str] | None = getattr(reader, "pictures", None)
+    if pictures is not None:  # before a view resized them
+        picture = pictures[index]
     for target in (sample.mask, sample.label):
         if target is not None:
             array = np.ascontiguousarray(target)

@@ -21,14 +21,19 @@ from torch import nn
 
 from transferseg.errors import TrainingError
 
+#: What every module of torch has, and so says nothing of one.
+_TORCHS = frozenset(vars(nn.Module()))
+
 
 def describe_value(value: Any, *, what: str = "the value") -> Any:  # noqa: ANN401 - any setting
     """A setting as JSON values that are the same in every process and differ where it differs.
 
     Numbers, texts, lists and mappings stand for themselves; a frozen dataclass for its class and
-    fields; a function for its module, name and (outside transferseg) source; `functools.partial`
-    for function and arguments; a module of torch (a loss) for its class, `repr` and tensors; a
-    `Path` for the content of its file; anything with `describe()` for what that gives.
+    fields; a function for its module, name and source; `functools.partial` for function and
+    arguments; a module of torch (a loss) for its class, attributes, parts and tensors; a `Path`
+    for the content of its file; anything with `describe()` for what that gives. The source of
+    classes and functions counts where it is neither transferseg's nor torch's; other functions
+    that they call are not followed.
 
     Args:
         value: the setting.
@@ -76,13 +81,13 @@ def _described_object(value: Any, what: str) -> Any:  # noqa: ANN401
     if isinstance(value, type | FunctionType | BuiltinFunctionType):
         return _described_function(value, what)
     if callable(getattr(value, "describe", None)):
-        return {"type": _name(type(value)), "is": value.describe()}
+        return {**_described_class(type(value)), "is": value.describe()}
     if isinstance(value, nn.Module):
-        return {"module": _name(type(value)), "is": repr(value), "tensors": tensors_digest(value)}
+        return _described_module(value, what)
     if is_dataclass(value):
         shown = [f.name for f in fields(value) if not f.name.startswith("_")]
         described = {n: describe_value(getattr(value, n), what=f"{what}.{n}") for n in shown}
-        return {"type": _name(type(value)), "is": described}
+        return {**_described_class(type(value)), "is": described}
     if isinstance(value, np.ndarray | torch.Tensor):
         array = np.asarray(value)
         return {"array": str(array.dtype), "shape": list(array.shape), "is": _bytes_digest(array)}
@@ -101,13 +106,35 @@ def _described_function(value: Any, what: str) -> dict[str, str]:  # noqa: ANN40
             "cannot be seen; define it at the top of a module, and bind values with "
             "functools.partial."
         )
-    described = {"function": name}
-    if name.split(".")[0] not in ("transferseg", "torch", "builtins"):
-        # The user's own: another text is another setting. What was typed into an interpreter, or is
-        # compiled, has a name and no more.
-        with contextlib.suppress(OSError, TypeError):
-            described["source"] = _digest(inspect.getsource(value).encode())
-    return described
+    return {"function": name, **_source(value)}
+
+
+def _described_class(kind: type) -> dict[str, Any]:
+    """A class by its name and the sources of itself and what it inherits from."""
+    sources = {_name(base): found for base in kind.__mro__ if (found := _source(base))}
+    return {"type": _name(kind), **({"sources": sources} if sources else {})}
+
+
+def _described_module(value: nn.Module, what: str) -> dict[str, Any]:
+    """A module of torch by all that it holds: few losses tell their options in their `repr`."""
+    own = {n: v for n, v in vars(value).items() if n not in _TORCHS}
+    return {
+        **_described_class(type(value)),
+        "own": {n: describe_value(v, what=f"{what}.{n}") for n, v in own.items()},
+        "parts": {
+            n: describe_value(part, what=f"{what}.{n}") for n, part in value.named_children()
+        },
+        "tensors": tensors_digest(value),
+    }
+
+
+def _source(value: Any) -> dict[str, str]:  # noqa: ANN401
+    """The digest of a user's own text; a text that nobody can read (typed in, compiled) is none."""
+    if value.__module__.split(".")[0] in ("transferseg", "torch", "builtins", "typing", "abc"):
+        return {}
+    with contextlib.suppress(OSError, TypeError):
+        return {"source": _digest(inspect.getsource(value).encode())}
+    return {}
 
 
 def _name(value: Any) -> str:  # noqa: ANN401

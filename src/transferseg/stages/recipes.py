@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import timm
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from transferseg.errors import TrainingError
-from transferseg.models import DECODERS
+from transferseg.errors import SpecError, TrainingError, unknown_name
 from transferseg.models.create import Weights, is_path
 from transferseg.spec import InputSpec
 from transferseg.stages.describe import describe_value
 from transferseg.training import ScheduleLike, adamw, cosine
 from transferseg.training.state import OptimizerLike
+
+PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,27 @@ class ModelRecipe:
     def describe(self) -> dict[str, Any]:
         """JSON values; weights that are files stand by their content."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if is_path(self.weights):
-            values["weights"] = Path(str(self.weights))
+        values["weights"] = Path(str(self.weights)) if is_path(self.weights) else self._tag()
         if self.decoder_weights is not None:
             values["decoder_weights"] = Path(self.decoder_weights)
         return {name: describe_value(value, what=name) for name, value in values.items()}
 
     def beginning(self, part: str) -> str:
         """Where the tensors of a part begin when no parent gives them, for lineage."""
-        known = {"encoder": self.weights}
-        if self.architecture in DECODERS:
-            known["decoder"] = self.decoder_weights
-        weights = known.get(part)
-        return "random" if weights is None else f"weights {weights}"
+        if part != "encoder" or self.weights is None:
+            return "random"
+        return f"weights {self.weights if is_path(self.weights) else self._tag()}"
+
+    def _tag(self) -> str | None:
+        """Timm's name of the weights: what "default" means changes with timm."""
+        if self.weights is None:
+            return None
+        name = self.encoder if self.weights == "default" else f"{self.encoder}.{self.weights}"
+        try:
+            tag = timm.get_pretrained_cfg(name).tag
+        except (RuntimeError, AttributeError) as error:
+            raise SpecError(f"timm knows no weights {name!r}: {error}") from error
+        return f"{self.encoder}.{tag}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class TrainingRecipe:
         workers: processes that prepare batches; 0 does it in the training process.
 
     Raises:
-        TrainingError: a number out of range.
+        TrainingError: a number out of range, an unknown precision.
 
     Example:
         >>> TrainingRecipe(epochs=2, batch_size=4).patience is None
@@ -122,23 +133,30 @@ class TrainingRecipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise TrainingError(f"{name} must be a whole number from {least}, got {value!r}.")
+        if self.precision not in PRECISIONS:
+            raise TrainingError(unknown_name("precision", self.precision, PRECISIONS))
 
     def replace(self, **changes: Any) -> TrainingRecipe:  # noqa: ANN401 - field values
         """A copy with some fields changed."""
         return replace(self, **changes)
 
-    def accelerator(self) -> Accelerator:
-        """A new accelerator of this precision and accumulation.
+    @contextmanager
+    def accelerator(self) -> Iterator[Accelerator]:
+        """A new accelerator of this precision and accumulation, for a while.
 
         accelerate keeps the precision of the first accelerator for the whole process; stages of one
-        process may differ in it, so that memory is cleared where they do.
+        process may differ in it, and what comes after them must not inherit it.
         """
-        begun = AcceleratorState._shared_state != {}
-        if begun and AcceleratorState().mixed_precision != self.precision:
-            AcceleratorState._reset_state()
-        return Accelerator(
-            mixed_precision=self.precision, gradient_accumulation_steps=self.accumulation
-        )
+        shared = AcceleratorState._shared_state
+        before = dict(shared)
+        shared.clear()
+        try:
+            yield Accelerator(
+                mixed_precision=self.precision, gradient_accumulation_steps=self.accumulation
+            )
+        finally:
+            shared.clear()
+            shared.update(before)
 
     def options(self) -> dict[str, Any]:
         """The arguments of `train` that are settings of the training."""

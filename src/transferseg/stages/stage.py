@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,13 +12,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from transferseg.errors import SpecError
+from transferseg.errors import SpecError, unknown_name
+from transferseg.models.create import is_path
 from transferseg.stages.data import StageData
 from transferseg.stages.describe import describe_value, file_digest, key_of
 from transferseg.stages.recipes import ModelRecipe, TrainingRecipe
 from transferseg.stages.tasks import Task
+from transferseg.training.schedules import Plateau
+from transferseg.transfer import transfer_weights
+from transferseg.transfer.files import CONFIG_FILE, WEIGHTS_FILE
 
 _FORMAT = 1  # raised when the same settings begin to give another result
+
+_ARGUMENTS = tuple(
+    name
+    for name, parameter in inspect.signature(transfer_weights).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name != "parts"
+)
 
 #: Where a stage's weights begin: another stage, a checkpoint (folder or file), or nowhere.
 Parent: TypeAlias = "Stage | str | os.PathLike[str] | None"
@@ -44,7 +56,9 @@ class Stage:
         seed: of the initial weights, the order of the images and their augmentation.
 
     Raises:
-        SpecError: parts without a parent's sense, an unknown argument of the transfer.
+        SpecError: a parent from which nothing is taken, arguments of a transfer without a parent,
+            or that `transfer_weights` has not, a seed out of range, patience or a plateau schedule
+            without validation.
 
     Example:
         >>> from transferseg.data import SyntheticRadiographs
@@ -81,8 +95,21 @@ class Stage:
                 f"stage {self.name!r} has no parent, so transfer={dict(self.transfer)} says "
                 "nothing; give a parent, or leave it out."
             )
-        if "parts" in self.transfer:
-            raise SpecError("give parts= to the stage, not within transfer=.")
+        if self.parent is not None and not isinstance(self.parent, Stage):
+            object.__setattr__(self, "parent", _checkpoint(Path(self.parent).absolute()))
+        for name in self.transfer:
+            if name not in _ARGUMENTS:
+                raise SpecError(unknown_name("argument of a transfer", name, _ARGUMENTS))
+        object.__setattr__(self, "seed", operator.index(self.seed))
+        if not 0 <= self.seed < 2**32:
+            raise SpecError(f"seed must lie in 0..2**32 - 1, got {self.seed}.")
+        validated = self.data.folds is not None or "validation" in self.data.parts
+        waits = self.training.patience is not None or isinstance(self.training.schedule, Plateau)
+        if waits and not validated:
+            raise SpecError(
+                f"stage {self.name!r} has patience or a plateau schedule, which need a score, but "
+                "its data have no part 'validation' and no folds."
+            )
 
     def replace(self, **changes: Any) -> Stage:  # noqa: ANN401 - field values
         """A copy with some fields changed."""
@@ -105,10 +132,13 @@ class Stage:
         if self.parent is not None:
             parent = self.parent
             values["parent"] = (
-                parent.key if isinstance(parent, Stage) else file_digest(Path(parent))
+                parent.key if isinstance(parent, Stage) else weights_digest(Path(parent))
             )
             values["parts"] = list(self.parts)
-            values["transfer"] = describe_value(self.transfer, what="transfer")
+            values["transfer"] = {
+                name: _in_order(given, f"transfer[{name!r}]")
+                for name, given in self.transfer.items()
+            }
         return key_of(values)
 
     @property
@@ -118,6 +148,35 @@ class Stage:
         return (*earlier, self)
 
     @property
+    def begun_with(self) -> tuple[Path, ...]:
+        """Checkpoints on disk that the stage begins with: parent, weights of encoder, decoder."""
+        parent = None if isinstance(self.parent, Stage) else self.parent
+        encoder = self.model.weights if is_path(self.model.weights) else None
+        given = (parent, encoder, self.model.decoder_weights)
+        return tuple(_checkpoint(Path(path)) for path in given if path is not None)
+
+    @property
     def folder_name(self) -> str:
         """The stage's own folder: its name, made fit for files, and the beginning of its key."""
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.name).strip('-.')}-{self.key[:12]}"
+
+
+def _checkpoint(path: Path) -> Path:
+    """The folder of a checkpoint, if the path names the weights within one."""
+    inside = path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file()
+    return path.parent if inside else path
+
+
+def weights_digest(path: Path) -> str:
+    """What a checkpoint's weights are: of a folder of ours the weights and the spec, no more."""
+    names = (WEIGHTS_FILE, CONFIG_FILE)
+    if all((path / name).is_file() for name in names):
+        return key_of([file_digest(path / name) for name in names])
+    return file_digest(path)
+
+
+def _in_order(given: Any, what: str) -> Any:  # noqa: ANN401 - an argument of a transfer
+    """Rules by name apply in their order, which JSON with sorted keys would forget."""
+    if isinstance(given, Mapping):
+        return [[name, describe_value(rule, what=what)] for name, rule in given.items()]
+    return describe_value(given, what=what)

@@ -52,7 +52,7 @@ class Task(Protocol):
     def best(self, spec: ModelSpec) -> tuple[str, Literal["max", "min"]]:
         """The score that chooses the best epoch, and which way it is better.
 
-        The score is a name among the metrics' scores, "loss", or "loss_" and a term of the loss.
+        The score is a name among the metrics' scores, `loss`, or `loss_` and a term of the loss.
         """
         ...
 

@@ -7,9 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from transferseg.errors import SpecError, some
 from transferseg.stages import Stage
-from transferseg.study.cells import AxisValue
+from transferseg.study.cells import AxisValue, CellResult
+from transferseg.study.table import StudyTable
+
+_REPEATS = ("seed",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +36,14 @@ class Study:
 
     Attributes:
         cells: one chain each, at distinct places on the same axes.
-        score: what is compared: "test_" or "validation_" and a score of the last stage's task.
+        score: what is compared: `test_` or `validation_` and a score of the last stage's task.
         mode: "max" where higher is better.
         repeats: axes over which a row of the table averages.
 
     Raises:
-        SpecError: no cells, cells of different axes or at one place, a repeat that is no axis.
+        SpecError: no cells, cells of different axes or at one place, a repeat that is no axis, a
+            score of a part that the data have not.
+        DataError: an axis value that is neither text nor a number, or a name that the table needs.
 
     Example:
         >>> from transferseg.stages import ModelRecipe, StageData, TrainingRecipe
@@ -55,13 +62,17 @@ class Study:
     cells: Sequence[Cell]
     score: str = "test_mean_iou"
     mode: Literal["max", "min"] = "max"
-    repeats: Sequence[str] = ("seed",)
+    repeats: Sequence[str] = _REPEATS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", tuple(self.cells))
-        object.__setattr__(self, "repeats", tuple(self.repeats))
         if not self.cells:
             raise SpecError("a study needs one cell or more.")
+        cells = tuple(Cell(_plain(cell.axes), cell.stage) for cell in self.cells)
+        object.__setattr__(self, "cells", cells)
+        repeats = (self.repeats,) if isinstance(self.repeats, str) else tuple(self.repeats)
+        if repeats == _REPEATS:  # of a study that has no seeds there is nothing to average
+            repeats = tuple(name for name in repeats if name in cells[0].axes)
+        object.__setattr__(self, "repeats", repeats)
         if self.mode not in ("max", "min"):
             raise SpecError(f"mode must be 'max' or 'min', got {self.mode!r}.")
         axes = tuple(self.cells[0].axes)
@@ -77,9 +88,28 @@ class Study:
                     f"two cells lie at {dict(cell.axes)}; give every cell its own place."
                 )
             places.add(place)
+        self._check_score()
         absent = [name for name in self.repeats if name not in axes]
         if absent:
             raise SpecError(f"repeats {some(absent)} are no axes of this study: {some(axes)}.")
+        # What the table would refuse at the end, it refuses now.
+        results = [CellResult(cell.axes, "missing") for cell in self.cells]
+        StudyTable(results, score=self.score, repeats=self.repeats, mode=self.mode)
+
+    def _check_score(self) -> None:
+        part, _, name = self.score.partition("_")
+        if part not in ("validation", "test") or not name:
+            raise SpecError(
+                f"score must be 'test_' or 'validation_' and a score of the task, such as "
+                f"'test_mean_iou'; got {self.score!r}."
+            )
+        for cell in self.cells:
+            data = cell.stage.data
+            if part not in data.parts and not (part == "validation" and data.folds is not None):
+                raise SpecError(
+                    f"the score is {self.score!r}, but stage {cell.stage.name!r} at "
+                    f"{dict(cell.axes)} has no part {part!r} in its data."
+                )
 
     @classmethod
     def grid(
@@ -88,7 +118,7 @@ class Study:
         *,
         score: str = "test_mean_iou",
         mode: Literal["max", "min"] = "max",
-        repeats: Sequence[str] = ("seed",),
+        repeats: Sequence[str] = _REPEATS,
         **axes: Sequence[AxisValue],
     ) -> Study:
         """All combinations of the axes, as far as `build` makes a chain of them.
@@ -120,3 +150,8 @@ class Study:
             for stage in cell.stage.chain:
                 found.setdefault(stage.key, stage)
         return tuple(found.values())
+
+
+def _plain(axes: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
+    """NumPy's numbers as Python's, so that places compare and go to JSON."""
+    return {name: v.item() if isinstance(v, np.generic) else v for name, v in axes.items()}

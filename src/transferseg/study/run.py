@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 
 from transferseg.errors import some
 from transferseg.stages import Stage
-from transferseg.stages.run import check_whole_chain, finished, run_stage
+from transferseg.stages.check import check_stages
+from transferseg.stages.leaks import check_whole_chain
+from transferseg.stages.run import check_process, finished, run_checked
 from transferseg.study.cells import CellResult, Status
 from transferseg.study.grid import Cell, Study
 from transferseg.study.table import StudyTable
@@ -116,7 +118,8 @@ def run_study(
         The results; `.table()` compares the cells.
 
     Raises:
-        DataError: a chain is scored on images that it has seen; before anything is trained.
+        DataError: a chain is scored on images that it has seen; before anything is trained. What
+            else is wrong with a stage (see `run_stage`) is its failure, found before any training.
 
     Example:
         >>> import tempfile
@@ -135,102 +138,142 @@ def run_study(
         >>> row.n
         2
     """
-    root = Path(folder)
+    root = Path(folder).absolute()
     for cell in study.cells:
         check_whole_chain(cell.stage)
-    stages = {stage.key: stage for stage in study.stages}
+    check_process()
+    todo = _unfinished(study, root)
     failures: dict[str, str] = {}
-    todo = {key: stage for key, stage in stages.items() if finished(stage, root) is None}
-    bar = tqdm(total=len(stages), initial=len(stages) - len(todo), desc="stages", unit="stage",
-               disable=not progress)  # fmt: skip
-    with bar:
+    for key, problem in check_stages(tuple(todo.values())).items():
+        failures[key] = _note(root, todo[key], _failure(problem))
+    done = len(study.stages) - len(todo)
+    with tqdm(
+        total=len(study.stages), initial=done, desc="stages", unit="stage", disable=not progress
+    ) as bar:
         ended = (
-            _one_by_one(todo, root, progress) if executor is None else _spread(todo, root, executor)
+            _one_by_one(todo, root, set(failures), progress)
+            if executor is None
+            else _spread(todo, root, set(failures), executor)
         )
         for key, failure in ended:
-            _note(root, stages[key], failure)
             if failure is not None:
-                failures[key] = failure.error
+                failures[key] = _note(root, todo[key], failure)
+            else:
+                _note(root, todo[key], None)
             bar.update()
     return StudyResult(study, root, failures)
 
 
+def _unfinished(study: Study, root: Path) -> dict[str, Stage]:
+    """Stages to run, parents first: those of cells that are not done."""
+    todo: dict[str, Stage] = {}
+    for cell in study.cells:
+        if finished(cell.stage, root) is None:
+            todo |= {s.key: todo.get(s.key, s) for s in cell.stage.chain if not finished(s, root)}
+    return todo
+
+
 def _one_by_one(
-    todo: Mapping[str, Stage], root: Path, progress: bool
+    todo: Mapping[str, Stage], root: Path, failed: set[str], progress: bool
 ) -> Iterator[tuple[str, Failure | None]]:
-    failed: set[str] = set()
     for key, stage in todo.items():  # parents come first
+        if key in failed:
+            continue
         if isinstance(stage.parent, Stage) and stage.parent.key in failed:
             failed.add(key)
             continue
-        error = _attempt(stage, root, progress)
-        if error is not None:
+        failure = _attempt(stage, root, progress)
+        if failure is not None:
             failed.add(key)
-        yield key, error
+        yield key, failure
 
 
 def _spread(
-    todo: Mapping[str, Stage], root: Path, executor: Executor
+    todo: Mapping[str, Stage], root: Path, failed: set[str], executor: Executor
 ) -> Iterator[tuple[str, Failure | None]]:
     """Submit stages as their parents end; waits by looking, which every kind of future allows."""
-    waiting, running = dict(todo), dict[str, Future]()
-    failed: set[str] = set()
-    while waiting or running:
-        for key, stage in list(waiting.items()):
-            parent = stage.parent.key if isinstance(stage.parent, Stage) else None
-            if parent in failed:
-                failed.add(key)
+    waiting = {key: stage for key, stage in todo.items() if key not in failed}
+    running: dict[str, Future] = {}
+    try:
+        while waiting or running:
+            ended = [key for key, future in running.items() if _ended(future)]
+            for key in ended:
+                failure = _outcome(running.pop(key))
+                if failure is None and finished(todo[key], root) is None:
+                    failure = Failure(f"it ran, but nothing is in {root}: another machine?", "")
+                if failure is not None:
+                    failed.add(key)
+                yield key, failure
+            for key, stage in list(waiting.items()):
+                parent = stage.parent.key if isinstance(stage.parent, Stage) else None
+                if parent in failed:
+                    failed.add(key)
+                elif parent in waiting or parent in running:
+                    continue
+                else:
+                    try:
+                        running[key] = executor.submit(_attempt, stage, root, False)
+                    except Exception as lost:  # a pool that has broken takes nothing more
+                        failed.add(key)
+                        yield key, _failure(lost)
                 del waiting[key]
-            elif parent not in waiting and parent not in running:
-                running[key] = executor.submit(_attempt, stage, root, False)
-                del waiting[key]
-        ended = [key for key, future in running.items() if future.done()]
-        for key in ended:
-            error = _outcome(running.pop(key))
-            if error is not None:
-                failed.add(key)
-            yield key, error
-        if running and not ended:
-            time.sleep(0.05)
+            if running and not ended:
+                time.sleep(0.05)
+    finally:
+        for future in running.values():  # interrupted: what has not begun need not
+            getattr(future, "cancel", bool)()
+
+
+def _ended(future: Future) -> bool:
+    try:
+        return future.done()
+    except Exception:  # lost; its result tells why
+        return True
 
 
 def _outcome(future: Future) -> Failure | None:
     try:
         failure: Failure | None = future.result()
-    except Exception as lost:  # the worker died, or the stage could not be sent to it
-        return Failure(f"{type(lost).__name__}: {lost}", traceback.format_exc())
+    except BaseException as lost:  # the worker died, was cancelled, or never got the stage
+        if isinstance(lost, KeyboardInterrupt):
+            raise
+        return _failure(lost)
     return failure
 
 
 def _attempt(stage: Stage, root: Path, progress: bool) -> Failure | None:
     """Run one stage; what stops it comes back as text, which every executor can carry."""
     try:
-        run_stage(stage, root, progress=progress)
+        run_checked(stage, root, check_whole_chain(stage), progress=progress)
     except Exception as error:
-        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+        return _failure(error)
     return None
 
 
-def _note(root: Path, stage: Stage, failure: Failure | None) -> None:
+def _failure(error: BaseException) -> Failure:
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return Failure(f"{type(error).__name__}: {error}".strip(), text)
+
+
+def _note(root: Path, stage: Stage, failure: Failure | None) -> str:
     """Keep a failure in a file of its own, and forget it when the stage has run."""
-    path = root / _FAILED / f"{stage.folder_name}.json"
+    path = root / _FAILED / f"{stage.key[:12]}.json"
     if failure is None:
         path.unlink(missing_ok=True)
-        return
+        return ""
     values = {"stage": stage.name, "key": stage.key, **asdict(failure)}
     write_text(path, json.dumps(values, indent=1))
+    return failure.error
 
 
 def cell_result(cell: Cell, root: Path, failures: Mapping[str, str]) -> CellResult:
     """A cell as it stands on disk."""
-    chain = cell.stage.chain
-    done = [finished(stage, root) for stage in chain]
-    names = tuple(stage.name for stage in chain)
-    last = done[-1]
+    names = tuple(stage.name for stage in cell.stage.chain)
+    last = finished(cell.stage, root)
     if last is None:
-        status, why = _unfinished(cell.stage, failures)
+        status, why = _standing(cell.stage, failures)
         return CellResult(axes=cell.axes, status=status, chain=names, error=why)
-    records = [checkpoint.record for checkpoint in done if checkpoint is not None]
+    records = last.lineage.stages  # ancestors that are checkpoints on disk count too
     return CellResult(
         axes=cell.axes,
         status="done",
@@ -248,7 +291,7 @@ def cell_result(cell: Cell, root: Path, failures: Mapping[str, str]) -> CellResu
     )
 
 
-def _unfinished(stage: Stage, failures: Mapping[str, str]) -> tuple[Status, str]:
+def _standing(stage: Stage, failures: Mapping[str, str]) -> tuple[Status, str]:
     for earlier in stage.chain:
         if earlier.key in failures:
             if earlier is stage:

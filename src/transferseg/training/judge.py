@@ -31,10 +31,7 @@ class Judge:
 
     def read(self, results: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """The score, and the columns of the history."""
-        scores = results.get("scores")
-        # The loss's terms have names of their own: its "dice" is no score, and falls as that rises.
-        terms = {k if k == "loss" else f"loss_{k}": v for k, v in results["loss"].items()}
-        flat = {**flat_numbers(scores), **terms}
+        scores, flat = results.get("scores"), flat_scores(results)
         if callable(self.score):
             value = self.score(results["loss"] if scores is None else scores)
         elif self.score in flat:
@@ -71,6 +68,15 @@ def make_judge(
     score = score or "loss"
     falls = isinstance(score, str) and (score == "loss" or score.startswith("loss_"))
     return Judge({**measured, "loss": MeanLoss(loss)}, score, mode or ("min" if falls else "max"))
+
+
+def flat_scores(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores ("scores", if measured) and the loss with its terms ("loss") by one name each.
+
+    The loss's terms have names of their own: its "dice" is no score, and falls as that rises.
+    """
+    terms = {k if k == "loss" else f"loss_{k}": v for k, v in results["loss"].items()}
+    return {**flat_numbers(results.get("scores")), **terms}
 
 
 def flat_numbers(scores: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401

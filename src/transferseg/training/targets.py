@@ -12,9 +12,6 @@ from transferseg.errors import TrainingError, unknown_name
 from transferseg.spec import ModelSpec
 from transferseg.types import Batch, Target
 
-#: What the model's output is compared with: the batch's mask, its label, or the image itself.
-
-
 #: What is trained on or evaluated: a torch loader, plain or prepared by accelerate.
 Loader: TypeAlias = DataLoader[Any]
 

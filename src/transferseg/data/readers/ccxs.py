@@ -12,7 +12,7 @@ import numpy as np
 from transferseg.data.images import image_size, read_image
 from transferseg.data.masks import read_mask_colours
 from transferseg.data.samples import Sample, check_index
-from transferseg.data.tables import Row, plain_name, read_rows
+from transferseg.data.tables import Row, plain_name, read_groups, read_rows
 from transferseg.errors import DataError, unknown_name
 from transferseg.types import Array, TargetMode
 
@@ -119,7 +119,7 @@ class CCXS:
         self.without_mask: WithoutMask = without_mask
         rows = read_rows(self.root / "structure.csv", _COLUMNS)
         names = sorted({plain_name(row, "Filename") for row in rows})
-        patients = _patients(self.root / "metadata.csv")
+        patients = read_groups(self.root / "metadata.csv", "filename", "patientid")
         sizes: dict[str, tuple[int, int]] = {}
         self._crops: dict[str, list[_Crop]] = defaultdict(list)
         self._tags: dict[str, list[int]] = defaultdict(list)
@@ -165,24 +165,12 @@ class CCXS:
         return Sample(image, planes.transpose(1, 2, 0), None, name, self.groups[index])
 
 
-def _patients(path: Path) -> dict[str, str]:
-    patients: dict[str, str] = {}
-    for row in read_rows(path, ("filename", "patientid")):
-        name, patient = row["filename"], row["patientid"]
-        if not patient or patients.setdefault(name, patient) != patient:
-            raise DataError(
-                f"{row.place}: {name!r} has patient {patient!r}, before "
-                f"{patients.get(name, 'none')!r}; expected one patient an image."
-            )
-    return patients
-
-
 def _image_of(row: Row, root: Path, patients: dict[str, str]) -> tuple[int, int]:
     name = row["Filename"]
-    if name not in patients:
+    if not patients.get(name):
         raise DataError(
-            f"{row.place}: image {name!r} has no line in {root / 'metadata.csv'}, so its patient "
-            "is not known and no split could keep patients apart."
+            f"{row.place}: image {name!r} has no line with a patient in {root / 'metadata.csv'}, "
+            "and no split could keep patients apart."
         )
     try:
         return image_size(root / "images" / name)

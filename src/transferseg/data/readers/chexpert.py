@@ -1,4 +1,4 @@
-"""CheXpert: 224,316 radiographs with 14 findings, each positive, negative, uncertain or unsaid."""
+"""CheXpert: radiographs with 14 findings, each positive, negative, uncertain or unsaid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from transferseg.data.hostile import HostileRows, Invalid
 from transferseg.data.images import read_image
 from transferseg.data.samples import Sample, check_index
-from transferseg.data.tables import Row, iter_rows
+from transferseg.data.tables import Row, iter_rows, read_header
 from transferseg.errors import DataError, some, unknown_name
 from transferseg.types import Array, TargetMode
 
@@ -48,9 +48,10 @@ _VALUES: Final[Mapping[Uncertain, float]] = MappingProxyType(
     {"ignore": math.nan, "zeros": 0.0, "ones": 1.0}
 )
 _POSITIVE_IN_MERAND: Final = ("Atelectasis", "Edema", "Pleural Effusion")
-_VIEW: Final = "Frontal/Lateral"
+# a folder above the part, as CheXpert has it and the test set of CheXlocalize has not
 _PATH: Final = re.compile(
-    r"[^/\\]+/((?:train|valid|test)/(patient\d+)/study\d+/view\d+_(?:frontal|lateral)\.(?:jpg|png))"
+    r"(?:[^/\\]+/)?"
+    r"((?:train|valid|val|test)/(patient\d+)/study\d+/view\d+_(frontal|lateral)\.(?:jpg|png))"
 )
 
 
@@ -59,7 +60,15 @@ class CheXpert:
 
     Layout: `CheXpert-v1.0-small/` (or `CheXpert-v1.0/`) with `train.csv`, `valid.csv` and the
     images that they name, such as `train/patient00001/study1/view1_frontal.jpg`. A label is 1.0
-    (positive), 0.0 (negative), -1.0 (uncertain) or empty (not mentioned in the report).
+    (positive), 0.0 (negative), -1.0 (uncertain) or empty (not mentioned in the report). The view is
+    taken from the image's name. The 224,316 images of the paper include the test set, which these
+    tables do not have: CheXlocalize has it with its labels (`test_labels.csv`, also
+    `val_labels.csv`), read with `table=` where table and images lie in the same way. The
+    `groundtruth.csv` of the test set has a line a study, not an image, and is not read.
+
+    The full-size images come in folders "CheXpert-v1.0 batch 1 (validate & csv)" (with the tables)
+    and "CheXpert-v1.0 batch 2 (train 1)" to "4 (train 3)", which hold patients: move the patients'
+    folders to `train/` beside `train.csv`.
 
     At construction the table is read and the patients' folders are listed: an image that is not in
     its folder is an error when it is read. With `partial=True` or `invalid="skip"` every file is
@@ -69,7 +78,8 @@ class CheXpert:
 
     Args:
         root: the folder with the table, or the one that holds it.
-        table: the table's name; "valid.csv" has 234 images with labels by radiologists.
+        table: the table's name: "train.csv", 223,414 lines; "valid.csv", 234 lines with labels by
+            radiologists; or one of CheXlocalize.
         views: which images: "all", "frontal" or "lateral".
         uncertain: what an uncertain label becomes. "merand2021": positive for atelectasis, edema
             and pleural effusion, negative for all others. "ignore" (missing, U-Ignore), "zeros"
@@ -94,9 +104,9 @@ class CheXpert:
     Samples: image uint8 (H, W); label (14,) float32 0/1, NaN where missing.
 
     Raises:
-        DataError: a missing file or column, an unknown option; a line with another label, view or
-            path, without an image, or with an image that was listed before. The message names file
-            and line.
+        DataError: a missing file or column, an unknown option; a line that is cut short, with
+            another label or path, without an image, or with an image that was listed before. The
+            message names file and line.
 
     Source: Irvin et al., "CheXpert", AAAI 2019; the policy "merand2021": Merand 2021, section 3.1.
 
@@ -108,9 +118,9 @@ class CheXpert:
         >>> study.mkdir(parents=True)
         >>> Image.new("L", (39, 32)).save(study / "view1_frontal.jpg")
         >>> path = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
-        >>> header = ",".join(["Path", "Frontal/Lateral", *CHEXPERT_FINDINGS])
+        >>> header = ",".join(["Path", *CHEXPERT_FINDINGS])
         >>> labels = ",,,1.0,,-1.0,-1.0,0.0,,,,,,"
-        >>> (root / "train.csv").write_text(f"{header}\n{path},Frontal,{labels}\n") > 0
+        >>> (root / "train.csv").write_text(f"{header}\n{path},{labels}\n") > 0
         True
         >>> sample = CheXpert(root.parent)[0]
         >>> sample.group, [name for name, v in zip(CHEXPERT_FINDINGS, sample.label) if v]
@@ -140,7 +150,9 @@ class CheXpert:
         meanings = _meanings(uncertain, unmentioned)
         rows = HostileRows(invalid)
         self.root = _folder(Path(root), table)
+        _check_columns(self.root / table)
         found = _read(self.root / table, views, meanings, rows)
+        _check_parts(self.root, table, found)
         found, self.lines_without_image = _with_image(self.root, found, rows, partial)
         if not found:
             raise DataError(
@@ -186,6 +198,32 @@ def _folder(root: Path, table: str) -> Path:
     return within[0]
 
 
+def _check_columns(table: Path) -> None:
+    """Say what a table by study is, before its columns are said to be missing."""
+    columns = read_header(table)
+    if "Study" in columns and "Path" not in columns:
+        raise DataError(
+            f"{table}: has one line a study (column 'Study'), not one an image, and is not read; "
+            "give the table by image, as CheXlocalize has it: test_labels.csv."
+        )
+
+
+def _check_parts(root: Path, table: str, names: Iterable[str]) -> None:
+    """A folder that is not there at all is one error, not one for each of its images."""
+    for part in sorted({name.split("/", 1)[0] for name in names}):
+        if (root / part).is_dir():
+            continue
+        batches = sorted(root.parent.glob("CheXpert-v1.0 batch * (train *)"))
+        fix = "unpack the images there, or give the folder that has them as the root"
+        if part == "train" and batches:
+            fix = f"move the patients' folders out of {some(repr(each.name) for each in batches)}"
+        elif part == "valid" and (root / "val").is_dir():
+            fix = "rename the folder 'val' there to 'valid'"
+        raise DataError(
+            f"{root / part}: the folder does not exist, where {table} has its images; {fix}."
+        )
+
+
 def _meanings(
     uncertain: str | Mapping[str, Uncertain], unmentioned: Unmentioned
 ) -> dict[str, dict[str, float]]:
@@ -229,28 +267,21 @@ def _read(
 ) -> dict[str, _Line]:
     """The lines of the wanted views by the path of their image below the table's folder."""
     found: dict[str, _Line] = {}
-    for row in iter_rows(table, ("Path", _VIEW, *CHEXPERT_FINDINGS)):
+    for row in iter_rows(table, ("Path", *CHEXPERT_FINDINGS), cut=True):
         with rows.row(row.place):
-            if not _is_wanted(row, views):
-                continue
             path = _PATH.fullmatch(row["Path"])
             if path is None:
                 raise DataError(
                     f"{row.place}: Path is {row['Path']!r}; expected one such as "
                     "'CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg'."
                 )
-            name, patient = path.groups()
+            name, patient, view = path.groups()
+            if views not in ("all", view):
+                continue
             if name in found:
                 raise DataError(f"{row.place}: image {name!r} is listed a second time.")
             found[name] = _Line(row.place, patient, _label(row, meanings))
     return found
-
-
-def _is_wanted(row: Row, views: Views) -> bool:
-    view = row[_VIEW]
-    if view not in ("Frontal", "Lateral"):
-        raise DataError(f"{row.place}: {_VIEW} is {view!r}; expected 'Frontal' or 'Lateral'.")
-    return views in ("all", view.lower())
 
 
 def _label(row: Row, meanings: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
@@ -291,9 +322,8 @@ def _absent(root: Path, names: Iterable[str], *, each: bool) -> list[str]:
     for name in names:
         part, patient, _ = name.split("/", 2)
         if part not in patients:
-            folder = root / part
-            patients[part] = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        # os.path: a Path for each of 224,316 files would take as long as the question itself
+            patients[part] = {path.name for path in (root / part).iterdir()}
+        # os.path: a Path for each of 223,414 files would take as long as the question itself
         if patient not in patients[part] or (each and not os.path.isfile(f"{root}/{name}")):  # noqa: PTH113
             found.append(name)
     return found

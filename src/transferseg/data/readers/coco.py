@@ -6,18 +6,22 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
-from transferseg.data.boxes import Box, BoxPainter, BoxShape, Outside, Overlap
+from transferseg.data.boxes import Box, BoxShape, Outside, Overlap, masks_from_boxes
 from transferseg.data.hostile import HostileRows, Invalid
-from transferseg.data.images import image_size, read_image
-from transferseg.data.samples import Sample, check_index
-from transferseg.data.tables import read_rows
-from transferseg.errors import DataError, some
-from transferseg.types import Array, TargetMode
+from transferseg.data.images import image_size
+from transferseg.data.painted import BoxedImage, BoxPainter, PaintedBoxes
+from transferseg.data.samples import Sample
+from transferseg.data.tables import read_groups
+from transferseg.errors import DataError, some, unknown_name
+from transferseg.types import TargetMode
 
 #: COCO's ids are whole numbers; some exporters write texts.
 _Id: TypeAlias = int | str
+
+#: What a crowd (a box around many things) is: invalid, left out, or ignored pixels.
+Crowds: TypeAlias = Literal["raise", "skip", "ignore"]
 
 
 @dataclass
@@ -29,16 +33,17 @@ class _Image:
     path: Path
     size: tuple[int, int]
     boxes: list[Box] = field(default_factory=list)
+    crowds: list[Box] = field(default_factory=list)
 
 
-class COCOBoxes:
+class COCOBoxes(PaintedBoxes):
     """Reader of a data set with bounding boxes in COCO's form; masks are painted from the boxes.
 
     Layout: `annotations.json` with the lists `images` (id, file_name, width, height),
     `annotations` (id, image_id, category_id, bbox as [x, y, width, height] in pixels) and
     `categories` (id, name); image files below `images/`, where file_name may name a folder.
     `segmentation` is not read. Everything that JSON and image headers tell is checked at
-    construction.
+    construction. `boxes(index)` gives the boxes of an image.
 
     Args:
         root: the folder that the other paths are relative to.
@@ -51,23 +56,29 @@ class COCOBoxes:
         group_column: the CSV file's column with groups.
         mode: "multilabel" has a plane for each category, "multiclass" the class "background" and
             the categories, "binary" the one category that there is.
-        shape, overlap: see `masks_from_boxes`.
+        shape, overlap: see `masks_from_boxes`; `overlap` matters for "multiclass" only.
         outside: whether a box that sticks out of its image by more than half a pixel is invalid
             ("raise") or cut at the edge ("clip"). One that lies wholly outside is always invalid.
         without_boxes: whether images without a box are read too, as background.
+        crowds: what an annotation with iscrowd is, whose box is around many things: invalid
+            ("raise"), passed over, so that its things are background ("skip"), or 255 in its box
+            but where other boxes paint ("ignore").
         invalid: an image or annotation that breaks the rules is an error ("raise") or left out
             ("skip"): an image without file, header of another size or group; a second id or file
             name (the first stays); an unknown image_id or category_id; a box that is no box, has
-            no area or lies outside; a crowd (iscrowd: its box is around many things). An image
-            whose boxes were left out is still read, without them.
+            no area, covers no pixel or lies outside; a crowd. An annotation leaves out its whole
+            image, in whose mask the thing would be background; but one that is listed twice, all
+            the same, is left out alone.
 
     Attributes:
         classes: category names in the order of their ids, after "background" for multiclass.
-        mode: as given.
+        mode, crowds: as given.
         ids: file names, sorted.
         groups: one an image.
         presence: (N, K) bool, which image has a box of which class; for stratified splits.
         skipped: what was wrong with each image and annotation that was left out.
+        left_out: names of the images that an annotation took along, sorted.
+        crowd_annotations: how many crowds were passed over or ignored, in images read or not.
 
     Samples: image as stored; mask uint8, see `masks_from_boxes`.
 
@@ -109,50 +120,46 @@ class COCOBoxes:
         overlap: Overlap = "last",
         outside: Outside = "raise",
         without_boxes: bool = True,
+        crowds: Crowds = "raise",
         invalid: Invalid = "raise",
     ) -> None:
+        if crowds not in get_args(Crowds):
+            raise DataError(unknown_name("crowds", crowds, get_args(Crowds)))
         self.root = Path(root)
+        self.crowds: Crowds = crowds
         path = self.root / annotations
         content = _read_json(path)
         categories = _categories(content, path)
-        self._painter = BoxPainter(
-            tuple(categories.values()), mode, shape=shape, overlap=overlap, outside=outside
-        )
-        self.classes, self.mode = self._painter.classes, self._painter.mode
+        names = tuple(categories.values())
+        painter = BoxPainter(names, mode, shape=shape, overlap=overlap, outside=outside)
         rows = HostileRows(invalid)
         if isinstance(groups, (str, Path)):
-            groups = _group_table(self.root / groups, name_column, group_column)
-        found = None if groups is None else _with_stems(groups)
-        listed = _images(rows, content, path, self.root / images, found)
-        _add_boxes(rows, content, path, listed, categories, self._painter)
-        self.skipped = tuple(rows.messages)
-        kept = sorted(
-            (image for image in listed.values() if without_boxes or image.boxes),
-            key=lambda image: image.name,
-        )
-        if not kept:
-            raise DataError(f"{path}: no image to read; left out: {some(self.skipped) or 'none'}.")
-        self.ids = tuple(image.name for image in kept)
-        self.groups = tuple(image.group for image in kept)
-        self._paths = tuple(image.path for image in kept)
-        self._boxes = tuple(tuple(image.boxes) for image in kept)
-
-    @property
-    def presence(self) -> Array:
-        """(N, K) bool: whether an image has a box of a class, from the file alone."""
-        return self._painter.presence(self._boxes)
-
-    def __len__(self) -> int:
-        return len(self.ids)
+            groups = read_groups(self.root / groups, name_column, group_column)
+        stems = None if groups is None else _with_stems(groups)
+        listed = _images(rows, content, path, self.root / images, stems)
+        found = _Found(listed, categories, painter, crowds)
+        for place, entry in _entries(content, "annotation", path):
+            with rows.row(place):
+                found.add(entry)
+        self.crowd_annotations = found.crowd_annotations
+        self.left_out = tuple(sorted(listed[key].name for key in found.spoilt))
+        kept = [
+            image
+            for key, image in listed.items()
+            if key not in found.spoilt and (without_boxes or image.boxes)
+        ]
+        self._crowds = {image.name: tuple(image.crowds) for image in kept if image.crowds}
+        boxed = (BoxedImage(each.name, each.group, each.path, tuple(each.boxes)) for each in kept)
+        super().__init__(painter, boxed, place=path, skipped=rows.messages)
 
     def __getitem__(self, index: int) -> Sample:
-        image = read_image(self._paths[check_index(index, len(self))])
-        mask = self._painter.mask(self._boxes[index], image.shape)
-        return Sample(image, mask, None, self.ids[index], self.groups[index])
-
-    def boxes(self, index: int) -> tuple[Box, ...]:
-        """The boxes of one image, in the order of the file, without reading the image."""
-        return self._boxes[check_index(index, len(self))]
+        sample = super().__getitem__(index)
+        crowds, mask = self._crowds.get(sample.id, ()), sample.mask
+        if crowds and mask is not None:
+            size = mask.shape[0], mask.shape[1]
+            around = masks_from_boxes(crowds, size, classes=self.classes, mode=self.mode)
+            mask[(around != 0) & (mask == 0)] = 255
+        return sample
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -235,7 +242,7 @@ def _image(
     parts = PureWindowsPath(name)  # knows both slashes, and drives
     if parts.anchor or ".." in parts.parts or "\\" in name:
         raise DataError(f"file_name is {name!r}; expected a path below {folder}.")
-    group = name if groups is None else groups.get(name) or groups.get(_without_suffix(name))
+    group = name if groups is None else groups.get(name, groups.get(_without_suffix(name)))
     if not isinstance(group, str) or not group:
         raise DataError(f"groups has {group!r} for {name!r}; expected a text.")
     size = image_size(folder / name)
@@ -248,36 +255,53 @@ def _image(
     return _Image(name, group, folder / name, size)
 
 
-def _add_boxes(
-    rows: HostileRows,
-    content: dict[str, Any],
-    path: Path,
-    images: dict[_Id, _Image],
-    categories: dict[_Id, str],
-    painter: BoxPainter,
-) -> None:
-    seen: set[_Id] = set()
-    for place, entry in _entries(content, "annotation", path):
-        with rows.row(place):
-            key, image, category = (_id(entry, name) for name in ("id", "image_id", "category_id"))
-            if key in seen:
-                raise DataError("the id is listed a second time.")
-            if image not in images:
-                raise DataError(f"image_id {image!r} is no image of the file, or it was left out.")
-            if category not in categories:
-                raise DataError(
-                    f"category_id {category!r}; expected one of {some(map(repr, categories))}."
-                )
-            if entry.get("iscrowd"):
-                raise DataError("iscrowd: the box is around many things, not one.")
+@dataclass
+class _Found:
+    """The boxes of each image, as the annotations are added."""
+
+    images: dict[_Id, _Image]
+    categories: dict[_Id, str]
+    painter: BoxPainter
+    crowds: Crowds
+    crowd_annotations: int = 0
+    spoilt: set[_Id] = field(default_factory=set)
+    seen: dict[_Id, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Add one annotation; one that breaks the rules spoils its image."""
+        image = _id(entry, "image_id")
+        if image not in self.images:
+            raise DataError(f"image_id {image!r} is no image of the file, or it was left out.")
+        key = entry.get("id")
+        if isinstance(key, (int, str)) and self.seen.get(key) == entry:
+            raise DataError("the annotation is listed a second time.")  # nothing is lost with it
+        try:
+            self._add(entry, self.images[image])
+        except DataError:
+            self.spoilt.add(image)
+            raise
+
+    def _add(self, entry: dict[str, Any], image: _Image) -> None:
+        key, category = _id(entry, "id"), _id(entry, "category_id")
+        if key in self.seen:
+            raise DataError("the id is listed a second time, with another box.")
+        if category not in self.categories:
+            raise DataError(
+                f"category_id {category!r}; expected one of {some(map(repr, self.categories))}."
+            )
+        crowd = bool(entry.get("iscrowd"))
+        if crowd and self.crowds == "raise":
+            raise DataError("iscrowd: the box is around many things, not one: see crowds=.")
+        if not crowd or self.crowds == "ignore":
             sides = entry.get("bbox")
             if not isinstance(sides, list) or len(sides) != 4:
                 raise DataError(f"bbox is {sides!r}; expected [x, y, width, height].")
             left, top, width, height = sides
-            box = Box(left, top, width, height, categories[category])
-            painter.check(box, images[image].size)
-            images[image].boxes.append(box)
-            seen.add(key)
+            box = Box(left, top, width, height, self.categories[category])
+            self.painter.check(box, image.size)
+            (image.crowds if crowd else image.boxes).append(box)
+        self.crowd_annotations += crowd
+        self.seen[key] = entry
 
 
 def _without_suffix(name: str) -> str:
@@ -294,15 +318,3 @@ def _with_stems(groups: Mapping[str, str]) -> dict[str, str]:
         if found.setdefault(stem, group) != group:
             several.add(stem)
     return {stem: group for stem, group in found.items() if stem not in several} | dict(groups)
-
-
-def _group_table(path: Path, name_column: str, group_column: str) -> dict[str, str]:
-    groups: dict[str, str] = {}
-    for row in read_rows(path, (name_column, group_column)):
-        name, group = row[name_column], row[group_column]
-        if groups.setdefault(name, group) != group:
-            raise DataError(
-                f"{row.place}: {name!r} has {group_column} {group!r}, before {groups[name]!r}; "
-                "expected one group an image."
-            )
-    return groups

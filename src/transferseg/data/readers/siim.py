@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, get_args
 
-from transferseg.data.boxes import BACKGROUND, Box, BoxPainter, BoxShape, Outside, Overlap
-from transferseg.data.dicom import DicomHeader, DicomValues, dicom_header, read_dicom
+from transferseg.data.boxes import BACKGROUND, Box, BoxShape, Outside, Overlap
+from transferseg.data.dicom import DicomValues, dicom_header, read_dicom, require_pydicom
 from transferseg.data.hostile import HostileRows, Invalid
 from transferseg.data.images import IMAGE_SUFFIXES, image_size, read_image
-from transferseg.data.samples import Sample, check_index
+from transferseg.data.painted import BoxedImage, BoxPainter, PaintedBoxes
 from transferseg.data.tables import Row, read_rows
-from transferseg.errors import DataError, some, unknown_name
+from transferseg.errors import DataError, unknown_name
 from transferseg.types import Array, TargetMode
 
 #: Classes of the multiclass masks. The fourth appearance, "negative", has no boxes: it is all
@@ -32,23 +32,23 @@ _APPEARANCES: Final = MappingProxyType(
 )
 _NOTHING: Final = ["none", "1", "0", "0", "1", "1"]
 _DICOM_SUFFIX: Final = ".dcm"
+_Corners: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 #: What is kept together in a split.
-SiimGroup: TypeAlias = Literal["study", "patient"]
+SiimGroup: TypeAlias = Literal["patient", "study"]
+
+#: Which images without boxes are read: those of negative studies, all, or none.
+WithoutBoxes: TypeAlias = Literal["negative", "all", "none"]
 
 
 @dataclass(frozen=True)
-class _Image:
+class _Image(BoxedImage):
     """One radiograph and what its line says."""
 
-    name: str
-    group: str
     appearance: str
-    path: Path
-    boxes: tuple[Box, ...]
 
 
-class SIIMCovid19:
+class SIIMCovid19(PaintedBoxes):
     r"""Reader of the training part of SIIM-FISABIO-RSNA COVID-19; masks are painted from boxes.
 
     Layout, as Kaggle gives it: `train_image_level.csv` (id `<image>_image`, boxes, label,
@@ -56,9 +56,13 @@ class SIIMCovid19:
     of them 1), images `train/<study>/<series>/<image>.dcm`, which need the extra `dicom`. Images
     that were converted to PNG or JPEG are found by their name too, in the same tree or in one
     folder. Boxes are read from the column label ("opacity 1 xmin ymin xmax ymax", repeated); their
-    class is the appearance of the study. An image without opacity has the label "none 1 0 0 1 1":
-    that box of 1x1 pixels stands for nothing and paints nothing. What the tables and image
-    headers tell is checked at construction.
+    class is the appearance of the study. An image without boxes has the label "none 1 0 0 1 1":
+    that box of 1x1 pixels stands for nothing and paints nothing. Most such images are of negative
+    studies; in one of another study an opacity may be there that was not boxed (studies have
+    several images, of which often one was). `boxes(index)` gives the boxes of an image.
+
+    What the tables and headers of images tell is checked at construction. With group="study" the
+    headers of images without boxes are not read: that their files can be, shows when they are.
 
     Args:
         root: the folder that the other paths are relative to.
@@ -66,35 +70,39 @@ class SIIMCovid19:
         original_sizes: a CSV file with the columns image_id, dim0 (height) and dim1 (width) before
             the conversion, as Kaggle's converted sets have it (`meta.csv`): boxes are scaled from
             these to the size of each stored image. None takes them as pixels of the stored images.
-        group: "study" takes the StudyInstanceUID, which the tables give; a patient may have
-            several studies. "patient" takes the Patient ID of the DICOM files: the better choice
-            where they are at hand.
+        group: "patient" takes the Patient ID of the DICOM files, as the paper splits. "study" takes
+            the StudyInstanceUID, which the tables give: for images that were converted, which name
+            no patient. A patient may have several studies.
         mode: "multiclass" has `SIIM_CLASSES`; "multilabel" the three without background; "binary"
             the one class "opacity".
-        shape, overlap: see `masks_from_boxes`.
+        shape, overlap: see `masks_from_boxes`; `overlap` matters for "multiclass" only.
         outside: whether a box that sticks out of its image by more than half a pixel is invalid
             ("raise") or cut at the edge ("clip"). One that lies wholly outside is always invalid.
-        without_boxes: whether images without opacity are read too, as background.
-        values: see `read_dicom`.
+        without_boxes: which images without boxes are read too, as background: those of "negative"
+            studies, "all" (the paper's own reading), or "none".
+        values: see `read_dicom`; for DICOM files only.
         invalid: a line that breaks the rules is an error ("raise") or left out ("skip") with its
             image: an id of another form or listed before (the first stays), an image without file,
             study, original size or patient, a label that is none (NaN), a box that is no box, has
-            no area or lies outside, an opacity in a study that is negative, a study of no or of
-            several appearances.
+            no area, covers no pixel or lies outside, an opacity in a study that is negative, a
+            study of no or of several appearances, a line that is cut short.
 
     Attributes:
         classes, mode: as above.
         ids: names of the images, without suffix, sorted.
-        groups: studies or patients.
+        groups: patients or studies.
         appearances: "negative", "typical", "indeterminate" or "atypical" an image: its study's.
-        negatives: how many images have no opacity (those of the 1x1 box), read or not.
+        negatives: how many images are of negative studies, read or not.
+        unboxed: how many images of other studies have no boxes, read or not.
         presence: (N, K) bool, which image has a box of which class; for stratified splits.
         skipped: what was wrong with each line that was left out.
 
     Samples: image as `read_dicom` or `read_image` gives it; mask uint8, see `masks_from_boxes`.
 
     Raises:
-        DataError: as above; the message names file and line. Two files of one name always raise.
+        DataError: as above; the message names file and line. Whatever `invalid` says:
+            two files of one name, DICOM files without pydicom, and group="patient" or
+            values="stored" without any DICOM file.
 
     Source: Lakhani et al., "The 2021 SIIM-FISABIO-RSNA Machine Learning COVID-19 Challenge", 2021;
     masks as in Merand & Klein 2021, 3.1.
@@ -114,7 +122,7 @@ class SIIMCovid19:
         >>> columns += ",Indeterminate Appearance,Atypical Appearance"
         >>> (root / "train_study_level.csv").write_text(f"{columns}\ns7_study,0,0,1,0\n") > 0
         True
-        >>> reader = SIIMCovid19(root)
+        >>> reader = SIIMCovid19(root, group="study")
         >>> reader.classes, reader.boxes(0)[0].name, int((reader[0].mask == 2).sum())
         (('background', 'typical', 'indeterminate', 'atypical'), 'indeterminate', 20)
     """
@@ -125,60 +133,48 @@ class SIIMCovid19:
         *,
         images: str | Path = "train",
         original_sizes: str | Path | None = None,
-        group: SiimGroup = "study",
+        group: SiimGroup = "patient",
         mode: TargetMode = "multiclass",
         shape: BoxShape = "rectangle",
         overlap: Overlap = "last",
         outside: Outside = "raise",
-        without_boxes: bool = True,
+        without_boxes: WithoutBoxes = "negative",
         values: DicomValues = "window",
         invalid: Invalid = "raise",
     ) -> None:
-        for kind, given, known in (("group", group, SiimGroup), ("values", values, DicomValues)):
+        for kind, given, known in (
+            ("group", group, SiimGroup),
+            ("values", values, DicomValues),
+            ("without_boxes", without_boxes, WithoutBoxes),
+        ):
             if given not in get_args(known):
-                raise DataError(unknown_name(kind, given, get_args(known)))
+                raise DataError(unknown_name(kind, str(given), get_args(known)))
         self.root = Path(root)
         self.values: DicomValues = values
         names = ("opacity",) if mode == "binary" else SIIM_CLASSES[1:]
-        self._painter = BoxPainter(names, mode, shape=shape, overlap=overlap, outside=outside)
-        self.classes, self.mode = self._painter.classes, self._painter.mode
+        painter = BoxPainter(names, mode, shape=shape, overlap=overlap, outside=outside)
+        files = _image_files(self.root / images)
+        _check_kinds(self.root / images, files, group, values)
         rows = HostileRows(invalid)
         sizes = None if original_sizes is None else _sizes(rows, self.root / original_sizes)
-        lines = _Lines(
-            files=_image_files(self.root / images),
-            studies=_studies(rows, self.root / "train_study_level.csv"),
-            sizes=sizes, by_patient=group == "patient", painter=self._painter,
-        )  # fmt: skip
+        studies = _studies(rows, self.root / "train_study_level.csv")
+        lines = _Lines(files, studies, sizes, group == "patient", painter)
         found = _images(rows, self.root / "train_image_level.csv", lines)
-        self.skipped = tuple(rows.messages)
-        self.negatives = sum(not image.boxes for image in found.values())
-        kept = [found[name] for name in sorted(found) if without_boxes or found[name].boxes]
-        if not kept:
-            raise DataError(f"{self.root}: no image to read; left out: {some(self.skipped)}.")
-        self.ids = tuple(image.name for image in kept)
-        self.groups = tuple(image.group for image in kept)
-        self.appearances = tuple(image.appearance for image in kept)
-        self._paths = tuple(image.path for image in kept)
-        self._boxes = tuple(image.boxes for image in kept)
+        self.negatives = sum(image.appearance == "negative" for image in found)
+        self.unboxed = sum(not image.boxes for image in found) - self.negatives
+        others = without_boxes == "all"
+        negatives = without_boxes != "none"
+        kept = [
+            image
+            for image in found
+            if image.boxes or (negatives if image.appearance == "negative" else others)
+        ]
+        super().__init__(painter, kept, place=self.root, skipped=rows.messages)
+        appearances = {image.name: image.appearance for image in kept}
+        self.appearances = tuple(appearances[name] for name in self.ids)
 
-    @property
-    def presence(self) -> Array:
-        """(N, K) bool: whether an image has a box of a class, from the tables alone."""
-        return self._painter.presence(self._boxes)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        path = self._paths[check_index(index, len(self))]
-        dicom = path.suffix.lower() == _DICOM_SUFFIX
-        image = read_dicom(path, values=self.values) if dicom else read_image(path)
-        mask = self._painter.mask(self._boxes[index], image.shape)
-        return Sample(image, mask, None, self.ids[index], self.groups[index])
-
-    def boxes(self, index: int) -> tuple[Box, ...]:
-        """The boxes of one image, in pixels of the stored image; none for a negative one."""
-        return self._boxes[check_index(index, len(self))]
+    def _read(self, path: Path) -> Array:
+        return read_dicom(path, values=self.values) if _is_dicom(path) else read_image(path)
 
 
 @dataclass(frozen=True)
@@ -197,51 +193,71 @@ class _Lines:
             raise DataError(f"study {study!r} has no line in train_study_level.csv to go by.")
         if name not in self.files:
             raise DataError(f"image {name!r} has no file in the folder of images.")
+        if self.sizes is not None and name not in self.sizes:
+            raise DataError(f"image {name!r} has no line in the table of original sizes.")
         corners = _corners(row)
-        appearance = self.studies[study]
+        appearance, path = self.studies[study], self.files[name]
         if corners and appearance == "negative":
             raise DataError(f"an opacity in study {study!r}, which is negative for pneumonia.")
-        box_name = self.painter.classes[0] if self.painter.mode == "binary" else appearance
-        header = _header(self.files[name])
-        down, across = self._scale(name, header.size)
-        boxes = tuple(
-            Box(x, y, right - x, bottom - y, box_name).scaled(across, down)
-            for x, y, right, bottom in corners
-        )
-        for box in boxes:
-            self.painter.check(box, header.size)
-        if self.by_patient and not header.patient:
+        size, patient = (0, 0), ""
+        if corners or self.by_patient:  # 6,334 files: none is opened in vain
+            size, patient = _header(path)
+        if self.by_patient and not patient:
             raise DataError(
-                f"{self.files[name]} names no patient; group='patient' needs DICOM files that do."
+                f"{path} names no patient, as converted images do not; give group='study'."
             )
-        group = header.patient if self.by_patient else study
-        return _Image(name, group, appearance, self.files[name], boxes)
+        boxes = tuple(self._box(each, name, appearance, size) for each in corners)
+        group = patient if self.by_patient else study
+        return _Image(name, group, path, boxes, appearance)
 
-    def _scale(self, name: str, size: tuple[int, int]) -> tuple[float, float]:
-        """From pixels of the boxes to pixels of the stored image, down and across."""
-        if self.sizes is None:
-            return 1.0, 1.0
-        if name not in self.sizes:
-            raise DataError(f"image {name!r} has no line in the table of original sizes.")
-        height, width = self.sizes[name]
-        return size[0] / height, size[1] / width
+    def _box(self, corners: _Corners, name: str, appearance: str, size: tuple[int, int]) -> Box:
+        left, top, right, bottom = corners
+        class_name = self.painter.classes[0] if self.painter.mode == "binary" else appearance
+        box = Box(left, top, right - left, bottom - top, class_name)
+        if self.sizes is not None:
+            height, width = self.sizes[name]
+            box = box.scaled(size[1] / width, size[0] / height)
+        self.painter.check(box, size)
+        return box
 
 
-def _images(rows: HostileRows, path: Path, lines: _Lines) -> dict[str, _Image]:
+def _header(path: Path) -> tuple[tuple[int, int], str]:
+    """Height and width of an image, and its patient, "" when its file names none."""
+    if not _is_dicom(path):
+        return image_size(path), ""
+    header = dicom_header(path)
+    return header.size, header.patient
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() == _DICOM_SUFFIX
+
+
+def _check_kinds(
+    folder: Path, files: Mapping[str, Path], group: SiimGroup, values: DicomValues
+) -> None:
+    """What DICOM files need must be there, and what only they have must not be asked of others."""
+    dicom = next(filter(_is_dicom, files.values()), None)
+    if dicom is not None:
+        require_pydicom(dicom)
+    elif group == "patient":
+        raise DataError(
+            f"{folder}: has no DICOM file, and converted images name no patient; give "
+            "group='study'."
+        )
+    elif values != "window":
+        raise DataError(f"{folder}: has no DICOM file; values={values!r} is for these alone.")
+
+
+def _images(rows: HostileRows, path: Path, lines: _Lines) -> list[_Image]:
     found: dict[str, _Image] = {}
-    for row in read_rows(path, ("id", "label", "StudyInstanceUID")):
+    for row in read_rows(path, ("id", "label", "StudyInstanceUID"), cut=True):
         with rows.row(row.place):
             image = lines.image(row)
             if image.name in found:
                 raise DataError(f"image {image.name!r} is listed a second time.")
             found[image.name] = image
-    return found
-
-
-def _header(path: Path) -> DicomHeader:
-    if path.suffix.lower() == _DICOM_SUFFIX:
-        return dicom_header(path)
-    return DicomHeader(image_size(path), "")
+    return list(found.values())
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
@@ -263,7 +279,7 @@ def _stem(row: Row, ending: str) -> str:
     return name
 
 
-def _corners(row: Row) -> list[tuple[float, float, float, float]]:
+def _corners(row: Row) -> list[_Corners]:
     """xmin, ymin, xmax, ymax of each opacity; none for an image without."""
     words = row["label"].split()
     if words == _NOTHING:
@@ -284,7 +300,7 @@ def _corners(row: Row) -> list[tuple[float, float, float, float]]:
 def _studies(rows: HostileRows, path: Path) -> dict[str, str]:
     """The appearance of each study."""
     found: dict[str, str] = {}
-    for row in read_rows(path, ("id", *_APPEARANCES)):
+    for row in read_rows(path, ("id", *_APPEARANCES), cut=True):
         with rows.row(row.place):
             study = _stem(row, "_study")
             counts = Counter(row[name] for name in _APPEARANCES)
@@ -302,7 +318,7 @@ def _studies(rows: HostileRows, path: Path) -> dict[str, str]:
 def _sizes(rows: HostileRows, path: Path) -> dict[str, tuple[int, int]]:
     """Original height and width of each image."""
     found: dict[str, tuple[int, int]] = {}
-    for row in read_rows(path, ("image_id", "dim0", "dim1")):
+    for row in read_rows(path, ("image_id", "dim0", "dim1"), cut=True):
         with rows.row(row.place):
             if row["image_id"] in found:
                 raise DataError(f"image {row['image_id']!r} is listed a second time.")
