@@ -101,7 +101,9 @@ class ModelSpec:
         mode: "binary" (one sigmoid), "multiclass" (softmax), "multilabel" (independent sigmoids).
         threshold: probability above which a binary or multilabel pixel is foreground.
         output_stride: of the encoder's last feature map; 32 unless dilated.
-        dilation: whose way of dilating: "timm" (which is torchvision's).
+        dilation: whose way of dilating below 32: "timm" (torchvision's), for ResNets also "smp" (it
+            dilates the first block of a stage too) and "mmseg" (of a basic block it dilates the
+            first convolution alone).
         decoder: the decoder's own options, JSON values.
         auxiliary: whether an auxiliary head is trained beside the main one; none is built yet.
         input: what the weights expect of an image.

@@ -81,8 +81,8 @@ def test_refusals_say_what_can_be_done():
         encoder_capabilities("resnet5o")
     with pytest.raises(SpecError, match="not a stride of encoders"):
         Encoder("resnet10t", output_stride=4)
-    with pytest.raises(SpecError, match="unknown dilation style 'mmseg'"):
-        Encoder("resnet10t", dilation="mmseg")
+    with pytest.raises(SpecError, match="unknown dilation style 'torch'"):
+        Encoder("resnet10t", dilation="torch")
 
 
 def test_list_encoders_are_timms():

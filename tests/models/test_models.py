@@ -14,7 +14,14 @@ from transferseg.errors import CheckpointError, SpecError
 from transferseg.models import DECODERS
 
 ENCODERS = ["resnet10t", "vgg11", "test_convnext"]
-SMALL = {"unet": {"channels": [16, 16, 8, 8, 8]}, "deeplabv3": {"channels": 16}}
+SMALL = {
+    "unet": {"channels": [16, 16, 8, 8, 8]},
+    "deeplabv3": {"channels": 16},
+    "deeplabv3plus": {"channels": 16},
+    "fcn": {"channels": 16},
+    "psp": {"channels": 16},
+    "upernet": {"channels": 16},
+}
 
 
 def small(architecture, encoder="resnet10t", **options):
@@ -124,7 +131,9 @@ def test_deeplabv3_equals_torchvisions_and_its_weights_move_by_rename():
     )
     report.raise_if_below(encoder=1.0, decoder=1.0, head=1.0)
     image = torch.randn(1, 3, 65, 97)
-    torch.testing.assert_close(ours(image), theirs(image)["out"], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        wanted = theirs(image)["out"]
+        assert float((ours(image) - wanted).abs().max() / wanted.abs().max()) < 1e-5
 
 
 def test_atrous_rates_follow_the_stride():

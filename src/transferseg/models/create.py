@@ -31,7 +31,7 @@ def list_architectures() -> list[str]:
 
     Example:
         >>> list_architectures()
-        ['deeplabv3', 'unet']
+        ['deeplabv3', 'deeplabv3plus', 'fcn', 'psp', 'unet', 'upernet']
     """
     return sorted(DECODERS)
 
@@ -65,8 +65,11 @@ def create_model(
         weights: of the encoder: None for random ones, "default" or a timm tag (downloaded), or the
             path of a checkpoint, from which all of the encoder must come.
         output_stride: of the encoder's deepest map; by default what the architecture prefers of
-            what the encoder can (U-Net 32; DeepLabV3 8).
-        dilation: whose way of dilating below 32; "timm" is torchvision's.
+            what the encoder can (U-Net and UPerNet 32; FCN, PSP and DeepLabV3 8;
+            DeepLabV3+ 16).
+        dilation: whose way of dilating below 32: "timm", which is torchvision's, or, for ResNets,
+            "smp" (it dilates the first block of a stage too) or "mmseg" (of a basic block it
+            dilates the first convolution alone). Weights want the one they were trained with.
         **decoder: the decoder's own options.
 
     Raises:

@@ -4,6 +4,9 @@ The promise for every encoder that is dilated here: its feature maps, subsampled
 undilated encoder with the same weights, on images whose sides are multiples of 32 (elsewhere VGG's
 poolings, which round down, see less of the border than the dilated ones). `encoder_capabilities`
 checks it before an encoder is built, and refuses the stride otherwise.
+
+That is the style "timm". Weights trained in another library want that library's instead, which
+breaks the promise as it did there: "smp" and "mmseg", for timm's ResNets.
 """
 
 from __future__ import annotations
@@ -11,9 +14,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import AvgPool2dSame
-from timm.models.resnet import ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vgg import VGG
 from torch import Tensor, nn
+
+from transferseg.errors import SpecError
+
+#: whose way of dilating; "timm" is torchvision's too
+DILATIONS = ("timm", "smp", "mmseg")
 
 
 class DenseMaxPool2d(nn.Module):
@@ -103,8 +111,7 @@ def _dilate_vgg(features: nn.Sequential, output_stride: int) -> None:
                 features[index] = DenseMaxPool2d(dilation)
                 dilation *= 2
         elif isinstance(layer, nn.Conv2d):
-            layer.dilation = (dilation, dilation)
-            layer.padding = (dilation, dilation)
+            _set_dilation(layer, dilation)
 
 
 def _mend_average_shortcuts(model: ResNet) -> None:
@@ -115,3 +122,64 @@ def _mend_average_shortcuts(model: ResNet) -> None:
         if isinstance(shortcut, nn.Sequential) and isinstance(shortcut[0], AvgPool2dSame):
             shortcut[0] = DenseAvgPool2d(undone)
             undone *= 2
+
+
+def set_style(model: nn.Module, style: str, name: str) -> None:
+    """Give a ResNet, dilated in timm's way, another library's in place; its weights stay.
+
+    With the stage's dilation d (2 or 4) the 3x3 convolutions have
+
+    - "timm": d/2 in the first block's strided one, d else;
+    - "smp": d in all of them;
+    - "mmseg": as "timm", but 1 in the second of every basic block; and ResNet-D's shortcuts do not
+      average.
+
+    Args:
+        model: built by timm with `output_stride` 8 or 16, and mended.
+        style: one of `DILATIONS`.
+        name: of the encoder, for the message.
+
+    Raises:
+        SpecError: another style than "timm" for something else than a ResNet.
+    """
+    if style == "timm":
+        return
+    blocks = _residual_blocks(model)
+    if not blocks:
+        raise SpecError(
+            f"dilation style {style!r} is one of ResNets; encoder {name!r} can be dilated in the "
+            'style "timm", or built with output_stride=32.'
+        )
+    change = _dilate_whole_block if style == "smp" else _dilate_as_mmseg
+    for block in blocks:
+        if block.dilation > 1:
+            change(block)
+
+
+def _residual_blocks(model: nn.Module) -> list[BasicBlock | Bottleneck]:
+    """The blocks of a ResNet; none of a network that is no ResNet or has other blocks."""
+    if not isinstance(model, ResNet):
+        return []
+    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+    blocks = [block for stage in stages for block in stage]
+    plain = all(isinstance(block, (BasicBlock, Bottleneck)) for block in blocks)
+    return blocks if plain else []
+
+
+def _dilate_whole_block(block: BasicBlock | Bottleneck) -> None:
+    for layer in block.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size[0] > 1:
+            _set_dilation(layer, block.dilation)
+
+
+def _dilate_as_mmseg(block: BasicBlock | Bottleneck) -> None:
+    if isinstance(block, BasicBlock):
+        _set_dilation(block.conv2, 1)
+    shortcut = block.downsample
+    if isinstance(shortcut, nn.Sequential) and isinstance(shortcut[0], DenseAvgPool2d):
+        shortcut[0] = nn.Identity()
+
+
+def _set_dilation(layer: nn.Conv2d, dilation: int) -> None:
+    layer.dilation = (dilation, dilation)
+    layer.padding = (layer.kernel_size[0] // 2 * dilation, layer.kernel_size[1] // 2 * dilation)

@@ -14,11 +14,10 @@ from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
-from transferseg.models.dilation import built_by_timm, mend
+from transferseg.models.dilation import DILATIONS, built_by_timm, mend, set_style
 from transferseg.spec import InputSpec
 
 OUTPUT_STRIDES = (8, 16, 32)
-DILATIONS = ("timm",)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Encoder(nn.Module):
         name: a timm model name, such as "resnet50".
         in_channels: channels of the image.
         output_stride: 32, or 16 or 8 by dilation.
-        dilation: whose way of dilating; "timm" is torchvision's.
+        dilation: whose way: "timm" (torchvision's) or, of ResNets, "smp" or "mmseg".
         pretrained: False, True for timm's default weights, or a tag of timm's; downloads them.
 
     Attributes:
@@ -92,6 +91,8 @@ class Encoder(nn.Module):
                 f"it can with {list(capabilities.output_strides)}."
             )
         self.model = _build(name, in_channels, output_stride, pretrained)
+        if output_stride != 32:
+            set_style(self.model, dilation, name)
         self.channels = capabilities.channels
         self.strides = tuple(min(stride, output_stride) for stride in capabilities.strides)
         self.multiple = capabilities.multiple

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_head
+from timm.models.hrnet import HighResolutionNet
 from torch import Tensor, nn
 
 from transferseg.models.base import SpecModel
-from transferseg.models.decoders import DECODERS, check_options
+from transferseg.models.decoders import DECODERS, check_options, option_names
 from transferseg.models.decoders.base import Decoder
+from transferseg.models.encoders import Encoder
 from transferseg.spec import ModelSpec
 
 
@@ -46,7 +48,8 @@ class Segmenter(SpecModel):
         super().__init__(spec, pretrained=pretrained)
         check_options(self.spec.architecture, self.spec.decoder)
         build = DECODERS[self.spec.architecture]
-        self.decoder = build(self.encoder.channels, self.encoder.strides, **self.spec.decoder)
+        options = _options(self.spec, self.encoder)
+        self.decoder = build(self.encoder.channels, self.encoder.strides, **options)
         self.head = conv_head(self.decoder, len(self.spec.classes))
 
     @classmethod
@@ -59,12 +62,20 @@ class Segmenter(SpecModel):
         size = (image.shape[-2], image.shape[-1])
         logits: Tensor = self.head(self.decoder(self.encoder(image), size))
         if logits.shape[-2:] != image.shape[-2:]:
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            corners = self.decoder.align_corners
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=corners)
         return logits
 
     def transfer_rows(self) -> tuple[str, ...]:
         """The head's weight and bias."""
         return ("head.weight", "head.bias")
+
+
+def _options(spec: ModelSpec, encoder: Encoder) -> Mapping[str, Any]:
+    """The decoder's options; what reads one map reads all of HRNet's parallel branches as one."""
+    if isinstance(encoder.model, HighResolutionNet) and "maps" in option_names(spec.architecture):
+        return {"maps": encoder.model.num_branches, **spec.decoder}
+    return spec.decoder
 
 
 def conv_head(decoder: Decoder, channels: int) -> nn.Conv2d:

@@ -9,13 +9,32 @@ from typing import Any
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.deeplabv3 import DeepLabV3Decoder
+from transferseg.models.decoders.deeplabv3plus import DeepLabV3PlusDecoder
+from transferseg.models.decoders.fcn import FCNDecoder
+from transferseg.models.decoders.psp import PSPDecoder
 from transferseg.models.decoders.unet import UNetDecoder
+from transferseg.models.decoders.upernet import UPerNetDecoder
 
 #: architecture name -> decoder class, called as `(channels, strides, **options)`
 DECODERS: dict[str, type[Decoder]] = {
     "unet": UNetDecoder,
     "deeplabv3": DeepLabV3Decoder,
+    "deeplabv3plus": DeepLabV3PlusDecoder,
+    "fcn": FCNDecoder,
+    "psp": PSPDecoder,
+    "upernet": UPerNetDecoder,
 }
+
+
+def option_names(architecture: str) -> list[str]:
+    """The options of an architecture's decoder.
+
+    Example:
+        >>> option_names("upernet")
+        ['channels', 'pools', 'dropout', 'align_corners']
+    """
+    parameters = inspect.signature(DECODERS[architecture]).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def check_options(architecture: str, options: Mapping[str, Any]) -> None:
@@ -31,8 +50,7 @@ def check_options(architecture: str, options: Mapping[str, Any]) -> None:
     """
     if architecture not in DECODERS:
         raise SpecError(unknown_name("architecture", architecture, DECODERS))
-    parameters = inspect.signature(DECODERS[architecture]).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    known = option_names(architecture)
     for name in options:
         if name not in known:
             raise SpecError(unknown_name(f"option of {architecture!r}", name, known))

@@ -1,0 +1,59 @@
+"""A Segmenter with a reference's weights, and how far its logits are from the reference's."""
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import transferseg as ts
+from tests.references import encoders  # noqa: F401 - registers the narrow encoders
+from tests.references.key_weights import build, make_input, read_keys, sha
+
+FOLDER = Path(__file__).parent
+
+#: MMSegmentation's names of a ResNet with three convolutions in its stem -> ours
+RESNET = {
+    r"^backbone\.stem\.7\.": "encoder.model.bn1.",
+    r"^backbone\.stem\.": "encoder.model.conv1.",
+    r"^backbone\.": "encoder.model.",
+    r"^decode_head\.conv_seg\.": "head.",
+}
+
+
+def relative(ours, theirs):
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def load(name, architecture, encoder, renames, **options):
+    """The network of a reference, every one of its tensors loaded but the auxiliary head's."""
+    weights = build(read_keys(FOLDER / f"{name}.keys.txt"))
+    reference = torch.load(FOLDER / f"{name}.ref.pt", weights_only=True)
+    assert sha(weights) == reference["sha256"]
+    model = ts.create_model(architecture, encoder, classes=reference["classes"], **options)
+    state = {}
+    for key, value in weights.items():
+        if not key.startswith("auxiliary_head."):
+            for pattern, replacement in {**RESNET, **renames}.items():
+                key = re.sub(pattern, replacement, key)
+            state[key] = value
+    model.load_state_dict(state, strict=True)
+    return model.eval(), reference
+
+
+def difference(model, reference):
+    """The largest relative change of the logits, over the runs, before and after the resizing."""
+    changes = []
+    for run in reference["runs"]:
+        height, width = run["hw"]
+        step = run["step"]
+        image = make_input(run["seed"], (1, 3, height, width))
+        with torch.no_grad():
+            low = model.head(model.decoder(model.encoder(image), (height, width)))
+            full = model(image)
+        changes.append(relative(low[..., ::step, ::step], run["logits"]))
+        wanted = F.interpolate(
+            low, size=(height, width), mode="bilinear", align_corners=reference["align_corners"]
+        )
+        changes.append(relative(full, wanted))
+    return max(changes)
