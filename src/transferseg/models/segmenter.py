@@ -47,7 +47,11 @@ class Segmenter(SpecModel):
         check_options(self.spec.architecture, self.spec.decoder)
         build = DECODERS[self.spec.architecture]
         self.decoder = build(self.encoder.channels, self.encoder.strides, **self.spec.decoder)
+        self.encoder.freeze_unread(self.decoder.reads or range(len(self.encoder.channels)))
         self.head = conv_head(self.decoder, len(self.spec.classes))
+
+    def _reads_pyramid(self) -> bool:
+        return DECODERS[self.spec.architecture].reads is None
 
     @classmethod
     def builds(cls, architecture: str) -> bool:

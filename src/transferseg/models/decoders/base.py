@@ -23,11 +23,13 @@ class Decoder(nn.Module, ABC):
     Attributes:
         output_strides: encoder output strides that it works on, the preferred first.
         head_kernel: kernel size of the head's convolution.
+        reads: indices of the feature maps that it reads, from the end where negative; None for all.
         out_channels: of the features that it gives.
     """
 
     output_strides: ClassVar[tuple[int, ...]]
     head_kernel: ClassVar[int]
+    reads: ClassVar[tuple[int, ...] | None] = None
     out_channels: int
 
     def __init__(

@@ -33,6 +33,7 @@ class DeepLabV3Decoder(Decoder):
 
     output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
     head_kernel: ClassVar[int] = 1
+    reads: ClassVar[tuple[int, ...] | None] = (-1,)
 
     def __init__(
         self,
