@@ -77,3 +77,16 @@ def test_values_that_would_be_taken_wrongly():
     assert ts.ModelSpec("u", "r", ("a",), "binary", decoder={"d": 0}) == ts.ModelSpec(
         "u", "r", ("a",), "binary", decoder={"d": 0.0}
     )
+
+
+def test_encoder_options_are_json_and_older_configs_have_none():
+    spec = ts.ModelSpec("unet", "vit", ("a",), "binary", encoder_options={"layers": (1, 2)})
+    assert ts.ModelSpec.from_json(spec.to_json()) == spec
+    assert spec.encoder_options == {"layers": [1, 2]}
+    assert hash(spec) == hash(spec.replace(encoder_options={}))  # equal hashes need not be equal
+    assert spec != spec.replace(encoder_options={})
+    older = spec.to_dict()
+    del older["encoder_options"]
+    assert ts.ModelSpec.from_dict(older).encoder_options == {}
+    with pytest.raises(SpecError, match="encoder options must be JSON values"):
+        ts.ModelSpec("unet", "vit", ("a",), "binary", encoder_options={"layers": object()})

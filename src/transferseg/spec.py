@@ -107,6 +107,7 @@ class ModelSpec:
         decoder: the decoder's own options, JSON values.
         auxiliary: whether an auxiliary head is trained beside the main one; none is built yet.
         input: what the weights expect of an image.
+        encoder_options: the encoder's own options, JSON values; plain ViTs have some.
 
     Raises:
         SpecError: no classes, a name twice, a mode that does not fit the number of classes, a
@@ -128,6 +129,7 @@ class ModelSpec:
     decoder: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: bool = False
     input: InputSpec = field(default_factory=InputSpec)
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given: object = self.classes  # from JSON it may be anything
@@ -136,11 +138,13 @@ class ModelSpec:
         object.__setattr__(self, "classes", tuple(self.classes))
         # Through JSON once: a copy that no caller can change, with lists instead of tuples, so that
         # a spec read back from its file compares equal.
-        try:
-            decoder = json.loads(json.dumps(dict(self.decoder)))
-        except (TypeError, ValueError) as error:
-            raise SpecError(f"decoder options must be JSON values: {error}.") from error
-        object.__setattr__(self, "decoder", decoder)
+        for name in ("decoder", "encoder_options"):
+            try:
+                copied = json.loads(json.dumps(dict(getattr(self, name))))
+            except (TypeError, ValueError) as error:
+                what = name.removesuffix("_options")
+                raise SpecError(f"{what} options must be JSON values: {error}.") from error
+            object.__setattr__(self, name, copied)
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise SpecError(f"class names must be given and be distinct, got {self.classes}.")
         if self.mode not in get_args(TargetMode):

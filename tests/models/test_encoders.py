@@ -2,6 +2,7 @@ import pytest
 import torch
 import torchvision
 
+import tests.models.tiny_timm  # noqa: F401 - registers its models
 from tests.models.randomise import randomise
 from transferseg.errors import SpecError
 from transferseg.models import Encoder, encoder_capabilities, list_encoders
@@ -51,7 +52,18 @@ def test_features_equal_torchvision_of_the_same_names(build):
     assert relative(ours(image)[-1].detach(), wanted.detach()) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "vgg11", "test_efficientnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet10t",
+        "vgg11",
+        "test_efficientnet",
+        "test_vit",
+        "tiny_swin",
+        "tiny_swinv2",
+        "tiny_hrnet",
+    ],
+)
 @pytest.mark.parametrize("in_channels", [1, 3, 5])
 def test_input_channels_and_described_features(name, in_channels):
     encoder = Encoder(name, in_channels=in_channels).eval()
@@ -62,7 +74,11 @@ def test_input_channels_and_described_features(name, in_channels):
     assert [shapes[key][1] for key in encoder.stem_keys()] == [in_channels]
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "vgg11", "mobilenetv2_035"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet10t", "vgg11", "mobilenetv2_035", "test_vit", "test_vit2", "test_vit3", "test_vit4",
+     "tiny_dinov2", "tiny_deit_distilled", "tiny_swin", "tiny_swinv2", "tiny_hrnet"],
+)  # fmt: skip
 def test_no_parameter_is_dead(name):
     encoder = Encoder(name)
     sum(f.square().sum() for f in encoder(torch.randn(2, 3, 64, 64))).backward()
@@ -75,8 +91,8 @@ def test_refusals_say_what_can_be_done():
     )  # its attention pools globally
     with pytest.raises(SpecError, match=r"'seresnet18' .* output stride 8 .*differ.*\[32\]"):
         Encoder("seresnet18", output_stride=8)
-    with pytest.raises(SpecError, match=r"strides \[16, 16"):
-        encoder_capabilities("test_vit")
+    with pytest.raises(SpecError, match=r"strides \[16, 16.*not a pyramid that ends at stride 32"):
+        encoder_capabilities("xcit_nano_12_p16_224")
     with pytest.raises(SpecError, match=r"Did you mean .*'resnet50'"):
         encoder_capabilities("resnet5o")
     with pytest.raises(SpecError, match="not a stride of encoders"):

@@ -8,12 +8,13 @@ import timm
 import torch
 import torchvision
 
+import tests.models.tiny_timm  # noqa: F401 - registers its models
 import transferseg as ts
 from tests.models.randomise import randomise
 from transferseg.errors import CheckpointError, SpecError
 from transferseg.models import DECODERS
 
-ENCODERS = ["resnet10t", "vgg11", "test_convnext"]
+ENCODERS = ["resnet10t", "vgg11", "test_convnext", "test_vit", "tiny_swin", "tiny_hrnet"]
 SMALL = {
     "unet": {"channels": [16, 16, 8, 8, 8]},
     "deeplabv3": {"channels": 16},
@@ -46,10 +47,33 @@ def test_logits_have_the_size_of_the_image(architecture, encoder, size):
 
 @pytest.mark.parametrize("architecture", sorted(DECODERS))
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_every_parameter_gets_a_gradient(architecture, encoder):
-    model = small(architecture, encoder)
-    model(torch.randn(2, 1, 64, 64)).square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+@pytest.mark.parametrize(("channels", "size"), [(1, (64, 64)), (3, (97, 131)), (4, (64, 64))])
+def test_the_contract_of_a_model(architecture, encoder, channels, size, tmp_path):
+    """Trained parameters all get a gradient; eval is deterministic; saved and loaded are equal."""
+    model = small(architecture, encoder, in_channels=channels)
+    image = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
+    model(image).square().mean().backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    # only what a reader of one map leaves unread is kept from training
+    assert architecture == "deeplabv3" or all(p.requires_grad for p in model.parameters())
+    model.eval().save_pretrained(tmp_path)
+    with torch.no_grad():
+        logits = model(image)
+        assert logits.shape == (2, 2, *size)
+        assert torch.isfinite(logits).all()
+        assert torch.equal(model(image), logits)
+        assert torch.equal(ts.Segmenter.from_pretrained(tmp_path)(image), logits)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_classifies_and_reconstructs(encoder):
+    for model in (
+        ts.create_classifier(encoder, classes=3, in_channels=1),
+        ts.create_autoencoder(encoder, in_channels=1, channels=[16, 16, 8, 8, 8]),
+    ):
+        model(torch.randn(2, 1, 97, 131)).square().mean().backward()
+        grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        assert [name for name, grad in grads.items() if grad is None] == []
 
 
 @pytest.mark.parametrize("architecture", sorted(DECODERS))

@@ -15,10 +15,12 @@ from transferseg.models.encoders import (
     encoder_capabilities,
     list_encoders,
 )
+from transferseg.models.pyramid import PYRAMIDS
 from transferseg.models.segmenter import Segmenter
 
 __all__ = [
     "DECODERS",
+    "PYRAMIDS",
     "Autoencoder",
     "Classifier",
     "Encoder",

@@ -42,6 +42,7 @@ class Autoencoder(SpecModel):
         check_options("unet", self.spec.decoder)
         options = {**self.spec.decoder, "skips": False}
         self.decoder = UNetDecoder(self.encoder.channels, self.encoder.strides, **options)
+        self.encoder.freeze_unread([-1])
         self.head = conv_head(self.decoder, self.spec.input.channels)
 
     @classmethod

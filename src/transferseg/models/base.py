@@ -14,7 +14,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from transferseg.errors import CheckpointError
-from transferseg.models.encoders import Encoder
+from transferseg.models.encoders import Encoder, encoder_capabilities
 from transferseg.spec import ModelSpec
 from transferseg.transfer import Adapter, TransferReport, read_source, read_spec
 from transferseg.transfer.files import CONFIG_FILE, TRANSFER_FILE, write_checkpoint
@@ -45,9 +45,21 @@ class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
             output_stride=self.spec.output_stride,
             dilation=self.spec.dilation,
             pretrained=pretrained,
+            options=self._encoder_options(),
         )
         # What the mixin writes as config.json when it pushes to a hub.
         self._hub_mixin_config = {"spec": self.spec.to_dict()}
+
+    def _encoder_options(self) -> dict[str, Any]:
+        """Those of the spec; over a plain ViT a reader of one map takes the ViT's own."""
+        options = dict(self.spec.encoder_options)
+        if not self._reads_pyramid() and encoder_capabilities(self.spec.encoder).plain is not None:
+            options.setdefault("pyramid", "none")
+        return options
+
+    def _reads_pyramid(self) -> bool:
+        """Whether it reads feature maps at several strides, not one alone."""
+        return True
 
     @classmethod
     @abstractmethod
@@ -74,10 +86,12 @@ class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
         return tuple(f"encoder.{key}" for key in self.encoder.stem_keys())
 
     def transfer_adapters(self) -> Mapping[str, Adapter]:
-        """Key -> adapter from another layout of this model's decoder, if it has one."""
+        """Key -> adapter from another layout of the decoder, or the encoder at another size."""
         decoder = getattr(self, "decoder", None)
         adapters = decoder.transfer_adapters() if decoder is not None else {}
-        return {f"decoder.{key}": adapter for key, adapter in adapters.items()}
+        own = {f"decoder.{key}": adapter for key, adapter in adapters.items()}
+        sized = self.encoder.transfer_adapters().items()
+        return own | {f"encoder.{key}": adapter for key, adapter in sized}
 
     def save_pretrained(
         self,

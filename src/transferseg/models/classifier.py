@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError
@@ -42,7 +43,13 @@ class Classifier(SpecModel):
                 f"got {dict(self.spec.decoder)}."
             )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self.encoder.channels[-1], len(self.spec.classes))
+        # HRNet's branches end side by side: all are pooled, so that no parameter is dead.
+        self.maps = len(self.encoder.channels) if self.encoder.parallel else 1
+        self.encoder.freeze_unread(range(-self.maps, 0))
+        self.head = nn.Linear(sum(self.encoder.channels[-self.maps :]), len(self.spec.classes))
+
+    def _reads_pyramid(self) -> bool:
+        return False
 
     @classmethod
     def builds(cls, architecture: str) -> bool:
@@ -51,7 +58,8 @@ class Classifier(SpecModel):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W), normalised -> logits (B, classes)."""
-        pooled = self.encoder(image)[-1].mean(dim=(2, 3))
+        read = self.encoder(image)[-self.maps :]
+        pooled = torch.cat([feature.mean(dim=(2, 3)) for feature in read], dim=1)
         logits: Tensor = self.head(self.dropout(pooled))
         return logits
 

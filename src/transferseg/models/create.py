@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ from transferseg.models.segmenter import Segmenter
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
 from transferseg.transfer import read_source, transfer_weights
 from transferseg.transfer.adapters import InputChannels
-from transferseg.transfer.sources import ENCODER_PREFIX
+from transferseg.transfer.sources import ENCODER_PREFIX, PYRAMID
 from transferseg.types import TargetMode
 
 #: Of the encoder: None (random), "default" or a tag of timm's (downloaded), or a checkpoint's path.
@@ -48,6 +48,7 @@ def create_model(
     weights: Weights = None,
     output_stride: int | None = None,
     dilation: str = "timm",
+    encoder_options: Mapping[str, Any] | None = None,
     **decoder: Any,  # noqa: ANN401 - the decoder's own options, checked by name
 ) -> Segmenter:
     """A segmentation model: image (B, C, H, W) -> logits (B, classes, H, W).
@@ -70,6 +71,8 @@ def create_model(
         dilation: whose way of dilating below 32: "timm", which is torchvision's, or, for ResNets,
             "smp" (it dilates the first block of a stage too) or "mmseg" (of a basic block it
             dilates the first convolution alone). Weights want the one they were trained with.
+        encoder_options: the encoder's own options; plain ViTs have some, see `Encoder`: such as
+            {"pyramid": "multilevel", "layers": [2, 5, 8, 11]}.
         **decoder: the decoder's own options.
 
     Raises:
@@ -95,6 +98,7 @@ def create_model(
         dilation=dilation,
         decoder=decoder,
         input=_input(encoder, in_channels, input_spec, weights),
+        encoder_options=encoder_options or {},
     )
     return _with_weights(Segmenter, spec, weights)
 
@@ -108,6 +112,7 @@ def create_classifier(
     input_spec: InputSpec | None = None,
     weights: Weights = None,
     dropout: float = 0.0,
+    encoder_options: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """An image classifier: image (B, C, H, W) -> logits (B, classes).
 
@@ -119,6 +124,7 @@ def create_classifier(
         input_spec: what the weights expect of an image; by default timm's statistics.
         weights: of the encoder, as in `create_model`.
         dropout: before the linear layer, 0 to below 1.
+        encoder_options: the encoder's own options; by default a ViT's own maps are pooled.
 
     Raises:
         SpecError: an unknown name, or an option out of range.
@@ -135,6 +141,7 @@ def create_classifier(
         mode=mode or default_mode(names),
         decoder={"dropout": dropout},
         input=_input(encoder, in_channels, input_spec, weights),
+        encoder_options=encoder_options or {},
     )
     return _with_weights(Classifier, spec, weights)
 
@@ -145,6 +152,7 @@ def create_autoencoder(
     in_channels: int = 3,
     input_spec: InputSpec | None = None,
     weights: Weights = None,
+    encoder_options: Mapping[str, Any] | None = None,
     **decoder: Any,  # noqa: ANN401 - the U-Net decoder's own options, checked by name
 ) -> Autoencoder:
     """An autoencoder: image (B, C, H, W) -> its reconstruction in the same normalised units.
@@ -154,6 +162,7 @@ def create_autoencoder(
         in_channels: channels of the image.
         input_spec: what the weights expect of an image; by default timm's statistics.
         weights: of the encoder, as in `create_model`.
+        encoder_options: the encoder's own options, as in `create_model`.
         **decoder: options of the U-Net decoder; give the U-Net that follows the same.
 
     Raises:
@@ -177,6 +186,7 @@ def create_autoencoder(
         mode="multilabel",
         decoder=decoder,
         input=_input(encoder, in_channels, input_spec, weights),
+        encoder_options=encoder_options or {},
     )
     return _with_weights(Autoencoder, spec, weights)
 
@@ -228,11 +238,19 @@ def _with_weights(model_class: type[M], spec: ModelSpec, weights: Weights) -> M:
     if not is_path(weights):
         return model_class(spec, pretrained=True if weights == "default" else str(weights))
     model = model_class(spec)
-    report = transfer_weights(
-        weights, model, parts=("encoder",), input_channels=_channels(weights, model)
-    )
-    report.raise_if_below(encoder=1.0)
+    parts = _parts(weights, model)
+    report = transfer_weights(weights, model, parts=parts, input_channels=_channels(weights, model))
+    report.raise_if_below(**dict.fromkeys(parts, 1.0))
     return model
+
+
+def _parts(weights: str | os.PathLike[str], model: SpecModel) -> tuple[str, ...]:
+    """The timm model, and the pyramid where both sides have one (timm's files never do)."""
+    pyramid = PYRAMID.removesuffix(".*")
+    sides = (read_source(weights).tensors, model.state_dict())
+    both = all(any(key.startswith(f"{pyramid}.") for key in side) for side in sides)
+    timm_model = ENCODER_PREFIX.removesuffix(".")
+    return (timm_model, pyramid) if both else (timm_model,)
 
 
 def _channels(weights: str | os.PathLike[str], model: SpecModel) -> InputChannels | None:

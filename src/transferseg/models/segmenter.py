@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_head
-from timm.models.hrnet import HighResolutionNet
 from torch import Tensor, nn
 
 from transferseg.models.base import SpecModel
@@ -50,7 +49,11 @@ class Segmenter(SpecModel):
         build = DECODERS[self.spec.architecture]
         options = _options(self.spec, self.encoder)
         self.decoder = build(self.encoder.channels, self.encoder.strides, **options)
+        self.encoder.freeze_unread(self.decoder.reads or range(len(self.encoder.channels)))
         self.head = conv_head(self.decoder, len(self.spec.classes))
+
+    def _reads_pyramid(self) -> bool:
+        return DECODERS[self.spec.architecture].reads is None
 
     @classmethod
     def builds(cls, architecture: str) -> bool:
@@ -73,8 +76,8 @@ class Segmenter(SpecModel):
 
 def _options(spec: ModelSpec, encoder: Encoder) -> Mapping[str, Any]:
     """The decoder's options; what reads one map reads all of HRNet's parallel branches as one."""
-    if isinstance(encoder.model, HighResolutionNet) and "maps" in option_names(spec.architecture):
-        return {"maps": encoder.model.num_branches, **spec.decoder}
+    if encoder.parallel and "maps" in option_names(spec.architecture):
+        return {"maps": len(encoder.channels), **spec.decoder}
     return spec.decoder
 
 

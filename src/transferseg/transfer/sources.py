@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 ENCODER_PREFIX = "encoder.model."
+PYRAMID = "encoder.pyramid.*"
 #: The parts of our own models, by the first component of their keys.
 PARTS = ("encoder", "decoder", "head", "auxiliary_head")
 
@@ -36,14 +37,15 @@ class SourceFormat:
 
 #: The formats that `transfer_weights` recognises, tried in this order.
 SOURCES: dict[str, SourceFormat] = {
-    "transferseg": SourceFormat("transferseg", {}),
+    # A ViT's pyramid is in no file but our own, and there only beside a decoder that read it.
+    "transferseg": SourceFormat("transferseg", {}, leave=(PYRAMID,)),
     # timm's names, which are torchvision's for ResNet, ResNeXt and VGG's features. Files written
     # before PyTorch 0.4.1 have no num_batches_tracked.
     "timm": SourceFormat(
         "timm",
         {"": ENCODER_PREFIX},
         unused=("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"),
-        leave=("*.num_batches_tracked",),
+        leave=("*.num_batches_tracked", PYRAMID),
     ),
 }
 

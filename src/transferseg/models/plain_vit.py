@@ -1,0 +1,157 @@
+"""What a plain ViT needs beside its blocks: checked options, a position grid resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any
+
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from transferseg.errors import SpecError, unknown_name
+from transferseg.models.pyramid import DEFAULT_PYRAMID, PYRAMIDS
+from transferseg.transfer import Adapter
+from transferseg.transfer.adapters import Shape
+
+OPTIONS = ("pyramid", "layers", "channels")
+
+
+@dataclass(frozen=True)
+class PlainViT:
+    """A transformer whose maps all have one stride.
+
+    Attributes:
+        patch: side of its patches in pixels, the stride of its maps.
+        depth: number of its blocks.
+        width: channels of its maps.
+    """
+
+    patch: int
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True)
+class PlainOptions:
+    """How a plain ViT's maps become an encoder's, every choice made.
+
+    Attributes:
+        pyramid: a name in `PYRAMIDS`, or "none" for the ViT's own maps at its stride.
+        layers: blocks after which a map is taken, from 0; the blocks after the last are not built.
+        channels: of every map.
+    """
+
+    pyramid: str
+    layers: tuple[int, ...]
+    channels: int
+
+
+def plain_options(name: str, plain: PlainViT | None, options: Mapping[str, Any]) -> PlainOptions:
+    """The options of an encoder, checked, with the defaults of those that are not given.
+
+    Args:
+        name: the encoder's, for messages.
+        plain: what it is, None for an encoder that is no plain ViT: it has no options.
+        options: `pyramid`: "simple" (default), "multilevel" or "none"; `layers`: four, one for each
+            level, or one for all; by default the last for "simple", four spread evenly else;
+            `channels`: of every level, by default 256 for "simple", the ViT's for "multilevel".
+
+    Raises:
+        SpecError: an unknown option, or a value that it cannot have; says what it can.
+
+    Example:
+        >>> plain_options("vit", PlainViT(16, 12, 192), {"pyramid": "multilevel"})
+        PlainOptions(pyramid='multilevel', layers=(2, 5, 8, 11), channels=192)
+    """
+    if plain is None:
+        raise SpecError(
+            f"encoder {name!r} has no options, got {sorted(options)}; plain ViTs have {OPTIONS}."
+        )
+    for option in options:
+        if option not in OPTIONS:
+            raise SpecError(unknown_name(f"option of encoder {name!r}", option, OPTIONS))
+    pyramid = options.get("pyramid", DEFAULT_PYRAMID)
+    if pyramid not in (*PYRAMIDS, "none"):
+        raise SpecError(unknown_name("pyramid", str(pyramid), (*PYRAMIDS, "none")))
+    layers = _layers(name, plain, pyramid, options.get("layers"))
+    if pyramid == "none":
+        if "channels" in options:
+            raise SpecError(
+                f"pyramid 'none' gives the maps of {name!r} as they are, {plain.width} channels; "
+                "leave channels out."
+            )
+        return PlainOptions(pyramid, layers, plain.width)
+    channels = options.get("channels", PYRAMIDS[pyramid].default_channels(plain.width))
+    if not isinstance(channels, int) or channels < 1:
+        raise SpecError(f"channels of a pyramid must be a whole number from 1, got {channels!r}.")
+    return PlainOptions(pyramid, layers, channels)
+
+
+def _layers(
+    name: str, plain: PlainViT, pyramid: str, asked: Sequence[int] | None
+) -> tuple[int, ...]:
+    if asked is None:
+        one = pyramid in PYRAMIDS and PYRAMIDS[pyramid].default_maps == 1
+        return (plain.depth - 1,) if one or plain.depth < 4 else _evenly(plain.depth)
+    wanted = "one or four" if pyramid in PYRAMIDS else "some"
+    whole = isinstance(asked, (list, tuple)) and all(type(layer) is int for layer in asked)
+    layers = tuple(asked) if whole else ()
+    rising = list(layers) == sorted(set(layers)) and set(layers) <= set(range(plain.depth))
+    if not layers or not rising or (pyramid in PYRAMIDS and len(layers) not in (1, 4)):
+        raise SpecError(
+            f"layers of {name!r} must be {wanted} of its blocks 0 to {plain.depth - 1}, rising, "
+            f"such as {list(_evenly(plain.depth))}; got {asked!r}."
+        )
+    return layers
+
+
+def _evenly(depth: int) -> tuple[int, ...]:
+    """The last block of each quarter: 2, 5, 8, 11 of 12."""
+    return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+
+
+@dataclass(frozen=True)
+class PositionGrid(Adapter):
+    """The position embedding of another image size: its grid resampled, bicubic with antialias.
+
+    timm does the same when it loads such a file, and at every forward for the size at hand.
+
+    Args:
+        prefix: how many positions stand before the grid's (class and register tokens).
+        grid: height and width of the target's.
+
+    Example:
+        >>> import torch
+        >>> PositionGrid(1, (3, 3)).apply(torch.ones(1, 1 + 4, 8), torch.zeros(1, 1 + 9, 8)).sum()
+        tensor(80.)
+    """
+
+    prefix: int
+    grid: tuple[int, int]
+    name: str = field(default="position_grid", init=False)
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What it does."""
+        return f"position grid resampled to {self.grid[0]}x{self.grid[1]}, bicubic with antialias"
+
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """As many positions before it, a square grid, the same channels."""
+        if len(source) != 3 or len(target) != 3 or source[::2] != target[::2]:
+            return False
+        cells = source[1] - self.prefix
+        return cells > 0 and isqrt(cells) ** 2 == cells and self._positions == target[1]
+
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
+        """See the class."""
+        side = isqrt(source.shape[1] - self.prefix)
+        resampled: Tensor = resample_abs_pos_embed(
+            source, list(self.grid), [side, side], num_prefix_tokens=self.prefix
+        )
+        return resampled
+
+    @property
+    def _positions(self) -> int:
+        return self.prefix + self.grid[0] * self.grid[1]
