@@ -14,7 +14,11 @@ from transferseg.errors import CheckpointError, SpecError
 from transferseg.models import DECODERS
 
 ENCODERS = ["resnet10t", "vgg11", "test_convnext"]
-SMALL = {"unet": {"channels": [16, 16, 8, 8, 8]}, "deeplabv3": {"channels": 16}}
+SMALL = {
+    "unet": {"channels": [16, 16, 8, 8, 8]},
+    "attention_unet": {"channels": [16, 16, 8, 8, 8]},
+    "deeplabv3": {"channels": 16},
+}
 
 
 def small(architecture, encoder="resnet10t", **options):
@@ -179,7 +183,7 @@ def test_unknown_names(arguments, message):
     [
         ({"chanels": [1]}, "Did you mean 'channels'"),
         ({"channels": [8, 8]}, "5 numbers"),
-        ({"output_stride": 8}, r"output strides \[32\], got 8"),
+        ({"output_stride": 8}, r"output strides \[32, 16\], got 8"),
         ({"classes": 0}, "number from 1"),
         ({"classes": ["a", "a"]}, "distinct"),
         ({"classes": 3, "mode": "binary"}, "does not fit 3"),

@@ -31,7 +31,7 @@ def list_architectures() -> list[str]:
 
     Example:
         >>> list_architectures()
-        ['deeplabv3', 'unet']
+        ['attention_unet', 'deeplabv3', 'unet']
     """
     return sorted(DECODERS)
 
@@ -65,7 +65,7 @@ def create_model(
         weights: of the encoder: None for random ones, "default" or a timm tag (downloaded), or the
             path of a checkpoint, from which all of the encoder must come.
         output_stride: of the encoder's deepest map; by default what the architecture prefers of
-            what the encoder can (U-Net 32; DeepLabV3 8).
+            what the encoder can (U-Net 32; DeepLabV3 8; the plain encoders have 16 alone).
         dilation: whose way of dilating below 32; "timm" is torchvision's.
         **decoder: the decoder's own options.
 
@@ -130,6 +130,7 @@ def create_classifier(
         encoder=encoder,
         classes=names,
         mode=mode or default_mode(names),
+        output_stride=encoder_capabilities(encoder).output_strides[-1],
         decoder={"dropout": dropout},
         input=_input(encoder, in_channels, input_spec, weights),
     )
@@ -172,6 +173,7 @@ def create_autoencoder(
         encoder=encoder,
         classes=names or tuple(f"channel_{index}" for index in range(in_channels)),
         mode="multilabel",
+        output_stride=_output_stride("unet", encoder, None),
         decoder=decoder,
         input=_input(encoder, in_channels, input_spec, weights),
     )
@@ -212,8 +214,14 @@ def _input(
 def _output_stride(architecture: str, encoder: str, asked: int | None) -> int:
     able = encoder_capabilities(encoder).output_strides
     preferred = DECODERS[architecture].output_strides
+    common = [stride for stride in preferred if stride in able]
+    if asked is None and common:
+        return common[0]
     if asked is None:
-        return next(stride for stride in preferred if stride in able)
+        raise SpecError(
+            f"{architecture!r} works on output strides {list(preferred)}, but encoder {encoder!r} "
+            f"gives {list(able)}; choose another encoder."
+        )
     if asked not in preferred:
         raise SpecError(f"{architecture!r} works on output strides {list(preferred)}, got {asked}.")
     return asked

@@ -1,8 +1,9 @@
-"""Any timm model as a feature pyramid: one class, timm's own module and names inside."""
+"""Any timm model, or a plain one, as a feature pyramid: timm's own module and names inside."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import filter as matching
 from functools import cache
 from math import ceil, log2, prod
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.dilation import built_by_timm, mend
+from transferseg.models.plain import PLAIN, STRIDES, PlainEncoder, plain_channels, plain_input
 from transferseg.spec import InputSpec
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -26,11 +28,11 @@ class EncoderCapabilities:
     """What an encoder gives, found by building and running it once with small random weights.
 
     Attributes:
-        name: timm's name.
+        name: timm's name, or one of the plain encoders'.
         channels: of each feature map, from shallow to deep.
-        strides: of each feature map at output stride 32.
-        output_strides: those that it can be built with; below 32 only where its features,
-            subsampled, equal the undilated ones.
+        strides: of each feature map, undilated.
+        output_strides: those that it can be built with, its own last; below it only where its
+            features, subsampled, equal the undilated ones.
         refusals: output stride -> why it is refused.
         multiple: images are padded (right and bottom) to a multiple of this, 1 for none.
         pruned: keys of the timm model that the encoder does without.
@@ -51,9 +53,9 @@ class Encoder(nn.Module):
     The timm model is held as `model`, so its parameters keep timm's names behind `model.`.
 
     Args:
-        name: a timm model name, such as "resnet50".
+        name: a timm model name, such as "resnet50", or "plain": see `PlainEncoder`.
         in_channels: channels of the image.
-        output_stride: 32, or 16 or 8 by dilation.
+        output_stride: 32, or 16 or 8 by dilation; None for its own.
         dilation: whose way of dilating; "timm" is torchvision's.
         pretrained: False, True for timm's default weights, or a tag of timm's; downloads them.
 
@@ -77,7 +79,7 @@ class Encoder(nn.Module):
         name: str,
         *,
         in_channels: int = 3,
-        output_stride: int = 32,
+        output_stride: int | None = None,
         dilation: str = "timm",
         pretrained: bool | str = False,
     ) -> None:
@@ -85,6 +87,8 @@ class Encoder(nn.Module):
         if dilation not in DILATIONS:
             raise SpecError(unknown_name("dilation style", dilation, DILATIONS))
         capabilities = encoder_capabilities(name)
+        if output_stride is None:
+            output_stride = capabilities.output_strides[-1]
         if output_stride not in capabilities.output_strides:
             why = dict(capabilities.refusals).get(output_stride, "not a stride of encoders")
             raise SpecError(
@@ -118,7 +122,7 @@ class Encoder(nn.Module):
 
 
 def list_encoders(pattern: str = "") -> list[str]:
-    """Names of timm's models, those that `encoder_capabilities` can be asked about.
+    """Names of timm's models and of the plain encoders, which `encoder_capabilities` describes.
 
     Args:
         pattern: shell-style, such as "resnet*"; empty for all.
@@ -128,11 +132,13 @@ def list_encoders(pattern: str = "") -> list[str]:
         ['vgg11', 'vgg13', 'vgg16', 'vgg19']
     """
     names: list[str] = timm.list_models(pattern)
-    return names
+    return [*names, *matching(PLAIN, pattern or "*")]
 
 
 def encoder_input(name: str, channels: int) -> InputSpec:
     """The input that timm's weights of this encoder expect, for any number of channels."""
+    if name in PLAIN:
+        return plain_input(channels)
     config = timm.get_pretrained_cfg(name)
     if config is None:
         raise SpecError(f"timm knows no statistics of {name!r}; give input_spec=.")
@@ -151,13 +157,21 @@ def encoder_capabilities(name: str) -> EncoderCapabilities:
         >>> encoder_capabilities("vgg11").output_strides
         (8, 16, 32)
     """
+    if name in PLAIN:
+        return _describe_plain(name)
     if not is_model(name):
-        raise SpecError(unknown_name("encoder", name, timm.list_models()))
+        raise SpecError(unknown_name("encoder", name, list_encoders()))
     if "." in name:
         base, _, tag = name.partition(".")
         raise SpecError(f"{name!r} names weights too: give encoder={base!r}, weights={tag!r}.")
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         return _explore(name)
+
+
+def _describe_plain(name: str) -> EncoderCapabilities:
+    own = STRIDES[-1]
+    refusals = ((8, "plain encoders are not dilated"), (32, f"its deepest map has stride {own}"))
+    return EncoderCapabilities(name, plain_channels(PLAIN[name]), STRIDES, (own,), refusals)
 
 
 def _explore(name: str) -> EncoderCapabilities:
@@ -204,6 +218,10 @@ def _pruned(name: str, model: nn.Module) -> tuple[str, ...]:
 
 
 def _build(name: str, in_channels: int, output_stride: int, pretrained: bool | str = False) -> Any:  # noqa: ANN401 - a timm model
+    if name in PLAIN:
+        if pretrained:
+            raise SpecError(f"there are no weights of encoder {name!r} to download; give a path.")
+        return PlainEncoder(PLAIN[name], in_channels=in_channels)
     model_class = _model_class(name)
     options: dict[str, float] = {}
     if output_stride != 32 and built_by_timm(model_class):

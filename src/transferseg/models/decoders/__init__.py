@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferseg.errors import SpecError, unknown_name
+from transferseg.models.decoders.attention_unet import AttentionUNetDecoder
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.deeplabv3 import DeepLabV3Decoder
 from transferseg.models.decoders.unet import UNetDecoder
@@ -14,6 +15,7 @@ from transferseg.models.decoders.unet import UNetDecoder
 #: architecture name -> decoder class, called as `(channels, strides, **options)`
 DECODERS: dict[str, type[Decoder]] = {
     "unet": UNetDecoder,
+    "attention_unet": AttentionUNetDecoder,
     "deeplabv3": DeepLabV3Decoder,
 }
 
