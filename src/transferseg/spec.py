@@ -95,12 +95,12 @@ class ModelSpec:
 
     Attributes:
         architecture: a name of `list_architectures()`, "classifier" or "autoencoder".
-        encoder: a timm model name.
+        encoder: a timm model name, or "plain" (`list_encoders()`).
         classes: class names, in the order of the output channels; for an autoencoder the names of
             the reconstructed channels.
         mode: "binary" (one sigmoid), "multiclass" (softmax), "multilabel" (independent sigmoids).
         threshold: probability above which a binary or multilabel pixel is foreground.
-        output_stride: of the encoder's last feature map; 32 unless dilated.
+        output_stride: of the encoder's last feature map; 32 (plain encoders: 16) unless dilated.
         dilation: whose way of dilating below 32: "timm" (torchvision's), for ResNets also "smp" (it
             dilates the first block of a stage too) and "mmseg" (of a basic block it dilates the
             first convolution alone).

@@ -17,6 +17,7 @@ from transferseg.models import DECODERS
 ENCODERS = ["resnet10t", "vgg11", "test_convnext", "test_vit", "tiny_swin", "tiny_hrnet"]
 SMALL = {
     "unet": {"channels": [16, 16, 8, 8, 8]},
+    "attention_unet": {"channels": [16, 16, 8, 8, 8]},
     "deeplabv3": {"channels": 16},
     "deeplabv3plus": {"channels": 16},
     "fcn": {"channels": 16},
@@ -212,7 +213,7 @@ def test_unknown_names(arguments, message):
     [
         ({"chanels": [1]}, "Did you mean 'channels'"),
         ({"channels": [8, 8]}, "5 numbers"),
-        ({"output_stride": 8}, r"output strides \[32\], got 8"),
+        ({"output_stride": 8}, r"output strides \[32, 16\], got 8"),
         ({"classes": 0}, "number from 1"),
         ({"classes": ["a", "a"]}, "distinct"),
         ({"classes": 3, "mode": "binary"}, "does not fit 3"),

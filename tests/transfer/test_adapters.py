@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from transferseg.errors import TransferError
-from transferseg.transfer import ADAPTERS, ZeroSkipSlice, class_rows
+from transferseg.transfer import ADAPTERS, GatedSkipSlice, ZeroSkipSlice, class_rows
 
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
@@ -43,6 +43,16 @@ def test_zero_skip_slice_by_hand():
     opened = adapter.apply(torch.ones(1, 1, 1, 1), torch.full((1, 3, 1, 1), 7.0))
     assert opened.flatten().tolist() == [1.0, 0.0, 0.0]
     assert adapter.covers((1, 1, 1, 1), (1, 3, 1, 1)) == 1
+
+
+def test_gated_skip_slice_by_hand():
+    adapter = GatedSkipSlice(1, 0.25)
+    source = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
+    assert adapter.apply(source, torch.zeros(1, 3, 1, 1)).flatten().tolist() == [1.0, 8.0, 12.0]
+    assert source.flatten().tolist() == [1.0, 2.0, 3.0]
+    assert adapter.covers((1, 3, 1, 1), (1, 3, 1, 1)) == 3
+    assert not adapter.fits((1, 1, 1, 1), (1, 1, 1, 1))  # no skip beside the path
+    assert not adapter.fits((1, 1, 1, 1), (1, 3, 1, 1))
 
 
 def test_class_rows_refuses_names_that_do_not_exist():

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transferseg.errors import CheckpointError
 from transferseg.models.encoders import Encoder, encoder_capabilities
 from transferseg.spec import ModelSpec
-from transferseg.transfer import Adapter, TransferReport, read_source, read_spec
+from transferseg.transfer import Adapter, NeutralStart, TransferReport, read_source, read_spec
 from transferseg.transfer.files import CONFIG_FILE, TRANSFER_FILE, write_checkpoint
 
 M = TypeVar("M", bound="SpecModel")
@@ -92,6 +92,12 @@ class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
         own = {f"decoder.{key}": adapter for key, adapter in adapters.items()}
         sized = self.encoder.transfer_adapters().items()
         return own | {f"encoder.{key}": adapter for key, adapter in sized}
+
+    def transfer_starts(self) -> Sequence[NeutralStart]:
+        """How what other layouts of this model's decoder lack begins, if it has one."""
+        decoder = getattr(self, "decoder", None)
+        starts = decoder.transfer_starts() if decoder is not None else ()
+        return [start.under("decoder.") for start in starts]
 
     def save_pretrained(
         self,

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.dilation import built_by_timm, mend
+from transferseg.models.plain import PLAIN, PlainEncoder, plain_channels
+from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.models.plain_vit import PlainViT, plain_options
 from transferseg.models.pyramid import STRIDES
 from transferseg.models.windows import let_windows_follow
@@ -35,11 +37,11 @@ class EncoderCapabilities:
     """What an encoder gives, found by building and running it once.
 
     Attributes:
-        name: timm's name.
+        name: timm's name, or one of the plain encoders'.
         channels: of each feature map, from shallow to deep.
-        strides: of each feature map at output stride 32.
-        output_strides: those that it can be built with; below 32 only where its features,
-            subsampled, equal the undilated ones.
+        strides: of each feature map, undilated.
+        output_strides: those that it can be built with, its own last; below it only where its
+            features, subsampled, equal the undilated ones.
         refusals: output stride -> why it is refused.
         multiple: images are padded (right and bottom) to a multiple of this, 1 for none.
         pruned: keys of the timm model that the encoder does without.
@@ -74,8 +76,10 @@ def encoder_capabilities(name: str) -> EncoderCapabilities:
         >>> encoder_capabilities("vgg11").output_strides
         (8, 16, 32)
     """
+    if name in PLAIN:
+        return _describe_plain(name)
     if not is_model(name):
-        raise SpecError(unknown_name("encoder", name, timm.list_models()))
+        raise SpecError(unknown_name("encoder", name, (*timm.list_models(), *PLAIN)))
     if "." in name:
         base, _, tag = name.partition(".")
         raise SpecError(f"{name!r} names weights too: give encoder={base!r}, weights={tag!r}.")
@@ -83,6 +87,12 @@ def encoder_capabilities(name: str) -> EncoderCapabilities:
         if issubclass(_whole(name)[0], FOLLOWING):
             return _explore_shapes(name)
         return _explore(name)
+
+
+def _describe_plain(name: str) -> EncoderCapabilities:
+    own = PLAIN_STRIDES[-1]
+    refusals = ((8, "plain encoders are not dilated"), (32, f"its deepest map has stride {own}"))
+    return EncoderCapabilities(name, plain_channels(PLAIN[name]), PLAIN_STRIDES, (own,), refusals)
 
 
 def _explore(name: str) -> EncoderCapabilities:
@@ -164,6 +174,8 @@ def _multiple(model: Any) -> int:  # noqa: ANN401 - a timm model
 
 def pruned_keys(name: str, model: nn.Module) -> tuple[str, ...]:
     """Keys of the whole timm model that the encoder has not."""
+    if name in PLAIN:
+        return ()
     kept = model.state_dict()
     _, keys = _whole(name)
     return tuple(key for key in keys if key not in kept)
@@ -176,6 +188,10 @@ def _build(
     pretrained: bool | str = False,
     layers: Sequence[int] | None = None,
 ) -> Any:  # noqa: ANN401 - a timm model
+    if name in PLAIN:
+        if pretrained:
+            raise SpecError(f"there are no weights of encoder {name!r} to download; give a path.")
+        return PlainEncoder(PLAIN[name], in_channels=in_channels)
     model_class, _ = _whole(name)
     options: dict[str, float] = {}
     if output_stride != 32 and built_by_timm(model_class):

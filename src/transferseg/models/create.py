@@ -31,7 +31,7 @@ def list_architectures() -> list[str]:
 
     Example:
         >>> list_architectures()
-        ['deeplabv3', 'deeplabv3plus', 'fcn', 'psp', 'unet', 'upernet']
+        ['attention_unet', 'deeplabv3', 'deeplabv3plus', 'fcn', 'psp', 'unet', 'upernet']
     """
     return sorted(DECODERS)
 
@@ -67,7 +67,7 @@ def create_model(
             path of a checkpoint, from which all of the encoder must come.
         output_stride: of the encoder's deepest map; by default what the architecture prefers of
             what the encoder can (U-Net and UPerNet 32; FCN, PSP and DeepLabV3 8;
-            DeepLabV3+ 16).
+            DeepLabV3+ 16; the plain encoders have 16 alone).
         dilation: whose way of dilating below 32: "timm", which is torchvision's, or, for ResNets,
             "smp" (it dilates the first block of a stage too) or "mmseg" (of a basic block it
             dilates the first convolution alone). Weights want the one they were trained with.
@@ -139,6 +139,7 @@ def create_classifier(
         encoder=encoder,
         classes=names,
         mode=mode or default_mode(names),
+        output_stride=encoder_capabilities(encoder).output_strides[-1],
         decoder={"dropout": dropout},
         input=_input(encoder, in_channels, input_spec, weights),
         encoder_options=encoder_options or {},
@@ -184,6 +185,7 @@ def create_autoencoder(
         encoder=encoder,
         classes=names or tuple(f"channel_{index}" for index in range(in_channels)),
         mode="multilabel",
+        output_stride=_output_stride("unet", encoder, None),
         decoder=decoder,
         input=_input(encoder, in_channels, input_spec, weights),
         encoder_options=encoder_options or {},
@@ -225,8 +227,14 @@ def _input(
 def _output_stride(architecture: str, encoder: str, asked: int | None) -> int:
     able = encoder_capabilities(encoder).output_strides
     preferred = DECODERS[architecture].output_strides
+    common = [stride for stride in preferred if stride in able]
+    if asked is None and common:
+        return common[0]
     if asked is None:
-        return next(stride for stride in preferred if stride in able)
+        raise SpecError(
+            f"{architecture!r} works on output strides {list(preferred)}, but encoder {encoder!r} "
+            f"gives {list(able)}; choose another encoder."
+        )
     if asked not in preferred:
         raise SpecError(f"{architecture!r} works on output strides {list(preferred)}, got {asked}.")
     return asked

@@ -1,8 +1,9 @@
-"""Any timm model as a feature pyramid: one class, timm's own module and names inside."""
+"""Any timm model, or a plain one, as a feature pyramid: timm's own module and names inside."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import filter as matching
 from math import ceil
 from typing import Any
 
@@ -21,6 +22,7 @@ from transferseg.models.capabilities import (
     pruned_keys,
 )
 from transferseg.models.dilation import DILATIONS, set_style
+from transferseg.models.plain import PLAIN, plain_input
 from transferseg.models.plain_vit import PlainOptions, PlainViT, PositionGrid, plain_options
 from transferseg.models.pyramid import PYRAMIDS, STRIDES, Pyramid
 from transferseg.spec import InputSpec
@@ -44,9 +46,9 @@ class Encoder(nn.Module):
     ViT gets a `pyramid` of maps at strides 4, 8, 16 and 32, which timm's weights know nothing of.
 
     Args:
-        name: a timm model name, such as "resnet50".
+        name: a timm model name, such as "resnet50", or "plain": see `PlainEncoder`.
         in_channels: channels of the image.
-        output_stride: 32, or 16 or 8 by dilation.
+        output_stride: 32, or 16 or 8 by dilation; None for its own.
         dilation: whose way: "timm" (torchvision's) or, of ResNets, "smp" or "mmseg".
         pretrained: False, True for timm's default weights, or a tag of timm's; downloads them.
         options: of a plain ViT. "pyramid": "simple" (the default; ViTDet's), "multilevel"
@@ -84,7 +86,7 @@ class Encoder(nn.Module):
         name: str,
         *,
         in_channels: int = 3,
-        output_stride: int = 32,
+        output_stride: int | None = None,
         dilation: str = "timm",
         pretrained: bool | str = False,
         options: Mapping[str, Any] | None = None,
@@ -93,6 +95,8 @@ class Encoder(nn.Module):
         if dilation not in DILATIONS:
             raise SpecError(unknown_name("dilation style", dilation, DILATIONS))
         capabilities = encoder_capabilities(name)
+        if output_stride is None:
+            output_stride = capabilities.output_strides[-1]
         if output_stride not in capabilities.output_strides:
             why = dict(capabilities.refusals).get(output_stride, "not a stride of encoders")
             raise SpecError(
@@ -182,7 +186,7 @@ class Encoder(nn.Module):
 
 
 def list_encoders(pattern: str = "") -> list[str]:
-    """Names of timm's models, those that `encoder_capabilities` can be asked about.
+    """Names of timm's models and of the plain encoders, which `encoder_capabilities` describes.
 
     Args:
         pattern: shell-style, such as "resnet*"; empty for all.
@@ -192,11 +196,13 @@ def list_encoders(pattern: str = "") -> list[str]:
         ['vgg11', 'vgg13', 'vgg16', 'vgg19']
     """
     names: list[str] = timm.list_models(pattern)
-    return names
+    return [*names, *matching(PLAIN, pattern or "*")]
 
 
 def encoder_input(name: str, channels: int) -> InputSpec:
     """The input that timm's weights of this encoder expect, for any number of channels."""
+    if name in PLAIN:
+        return plain_input(channels)
     config = timm.get_pretrained_cfg(name)
     if config is None:
         raise SpecError(f"timm knows no statistics of {name!r}; give input_spec=.")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
 
+from transferseg.errors import SpecError
 from transferseg.models.base import SpecModel
 from transferseg.models.decoders import DECODERS, check_options, option_names
 from transferseg.models.decoders.base import Decoder
@@ -68,6 +69,27 @@ class Segmenter(SpecModel):
             corners = self.decoder.align_corners
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=corners)
         return logits
+
+    def attention_maps(self, image: Tensor) -> list[Tensor]:
+        """How much of each skip connection an Attention U-Net lets pass, position by position.
+
+        Args:
+            image: (B, C, H, W), normalised.
+
+        Returns:
+            One map a skip, shallow to deep, (B, 1, h, w) in 0..1, each of its skip's size.
+
+        Raises:
+            SpecError: an architecture without attention gates.
+        """
+        maps = getattr(self.decoder, "attention_maps", None)
+        if maps is None:
+            raise SpecError(
+                f"{self.spec.architecture!r} has no attention gates; 'attention_unet' has."
+            )
+        size = (image.shape[-2], image.shape[-1])
+        coefficients: list[Tensor] = maps(self.encoder(image), size)
+        return coefficients
 
     def transfer_rows(self) -> tuple[str, ...]:
         """The head's weight and bias."""

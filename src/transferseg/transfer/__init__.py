@@ -5,6 +5,7 @@ from transferseg.transfer.adapters import (
     Adapter,
     ChannelAdapter,
     ClassRows,
+    GatedSkipSlice,
     ZeroSkipSlice,
     class_rows,
 )
@@ -14,6 +15,7 @@ from transferseg.transfer.files import SourceWeights, read_source, read_spec
 from transferseg.transfer.plan import Declarations, Move, TransferPlan, make_plan
 from transferseg.transfer.report import Coverage, TransferReport
 from transferseg.transfer.sources import SOURCES, SourceFormat
+from transferseg.transfer.starts import NeutralStart
 
 __all__ = [
     "ADAPTERS",
@@ -23,7 +25,9 @@ __all__ = [
     "ClassRows",
     "Coverage",
     "Declarations",
+    "GatedSkipSlice",
     "Move",
+    "NeutralStart",
     "SourceFormat",
     "SourceWeights",
     "TransferPlan",

@@ -145,6 +145,43 @@ class ZeroSkipSlice(Adapter):
 
 
 @dataclass(frozen=True)
+class GatedSkipSlice(Adapter):
+    """Put a gate on a skip connection of a decoder convolution without changing what it computes.
+
+    The convolution reads `cat(upsampled, skip)` on both sides; the target multiplies its skip by a
+    gate that begins at one value everywhere. The skip's slice is divided by that value.
+
+    Args:
+        main_channels: channels of the upsampled path.
+        gate: what the gate begins at, above 0 to 1.
+
+    Example:
+        >>> adapter = GatedSkipSlice(1, 0.5)
+        >>> adapter.apply(torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1)).flatten().tolist()
+        [1.0, 2.0, 2.0]
+    """
+
+    main_channels: int
+    gate: float
+    name: str = field(default="gated_skip_slice", init=False)
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What it does."""
+        return f"skip slice divided by the gate's start, {self.gate:.3f}"
+
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """The same shape, with a skip's channels beside the upsampled path's."""
+        return source == target and len(source) == 4 and source[1] > self.main_channels
+
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
+        """See the class."""
+        opened = source.clone()
+        opened[:, self.main_channels :] /= self.gate
+        return opened
+
+
+@dataclass(frozen=True)
 class ClassRows(Adapter):
     """The rows of a head class by class name; rows of new classes stay as initialised.
 

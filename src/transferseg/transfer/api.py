@@ -23,6 +23,7 @@ from transferseg.transfer.plan import (
 )
 from transferseg.transfer.report import TransferReport
 from transferseg.transfer.sources import SOURCES, SourceFormat, detect
+from transferseg.transfer.starts import NeutralStart
 
 
 @runtime_checkable
@@ -41,6 +42,10 @@ class TransferTarget(Protocol):
 
     def transfer_rows(self) -> tuple[str, ...]:
         """Target keys of the tensors that have one row a class."""
+        ...
+
+    def transfer_starts(self) -> Sequence[NeutralStart]:
+        """How tensors begin that a source of another layout lacks, so that the function is kept."""
         ...
 
     def transfer_unused(self) -> tuple[str, ...]:
@@ -117,6 +122,7 @@ def transfer_weights(
         adapt={pattern: _adapter(given) for pattern, given in (adapt or {}).items()},
         offered=_offered(model, input_channels),
         forced=_head_rows(weights.spec, model, rows, classes),
+        starts=model.transfer_starts() if isinstance(model, TransferTarget) else (),
     )
     plan = make_plan(shapes, state, parts=parts, source_format=chosen, declared=declared)
     if input_channels is not None:

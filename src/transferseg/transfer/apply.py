@@ -40,6 +40,8 @@ def apply_plan(plan: TransferPlan, tensors: Mapping[str, Tensor], target: nn.Mod
             new[move.target] = value.clone() if aliased else value
         for key, value in new.items():
             state[key].copy_(value)
+        for key, constant in plan.start.items():
+            state[key].fill_(constant)
 
 
 def _new_value(move: Move, source: Tensor, here: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 
 from transferseg.errors import TransferError, did_you_mean, some
 from transferseg.transfer.adapters import Adapter, Shape
 from transferseg.transfer.sources import PARTS, SourceFormat
+from transferseg.transfer.starts import NeutralStart, applicable
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class TransferPlan:
         left: target keys within the parts that stay as initialised -> the declaration.
         unused: source keys that go nowhere -> the declaration.
         target: shapes of the target's tensors within the parts.
+        start: of those left, the ones that are set -> the constant.
     """
 
     parts: tuple[str, ...]
@@ -56,6 +58,7 @@ class TransferPlan:
     left: Mapping[str, str]
     unused: Mapping[str, str]
     target: Mapping[str, Shape]
+    start: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Declarations:
         offered: exact target key -> adapter that the target's own layout offers when its shape
             differs.
         forced: exact target key -> adapter used whether or not the shape differs.
+        starts: how what the source's layout lacks begins, used where it does lack it.
     """
 
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +82,7 @@ class Declarations:
     adapt: Mapping[str, Adapter] = field(default_factory=dict)
     offered: Mapping[str, Adapter] = field(default_factory=dict)
     forced: Mapping[str, Adapter] = field(default_factory=dict)
+    starts: Sequence[NeutralStart] = ()
 
 
 def rename_keys(keys: Sequence[str], rules: Mapping[str, str]) -> dict[str, str]:
@@ -168,6 +173,7 @@ def make_plan(
     names = {key: source_format.target_key(name) for key, name in renamed.items()}
     _refuse_collisions(names)
     scope = {key: shape for key, shape in target.items() if within(key, parts)}
+    declared = _with_starts(declared, {name: source[key] for key, name in names.items()}, scope)
     problems: list[str] = []
     moves, kept = _match(source, scope, names, declared, problems)
     moved = {move.target for move in moves}
@@ -179,7 +185,17 @@ def make_plan(
     problems += _idle(declared, scope, source, moves)
     if problems:
         raise TransferError("nothing was changed:\n- " + "\n- ".join(problems))
-    return TransferPlan(tuple(parts), tuple(moves), left, unused, scope)
+    begun = {key: value for start in declared.starts for key, value in start.values.items()}
+    return TransferPlan(tuple(parts), tuple(moves), left, unused, scope, begun)
+
+
+def _with_starts(
+    declared: Declarations, given: Mapping[str, Shape], scope: Mapping[str, Shape]
+) -> Declarations:
+    """Only the starts that apply here, and their adapters among the forced."""
+    starts = applicable(declared.starts, given, scope, declared.leave)
+    adapters = {k: a for start in starts for k, a in start.fitting(given, scope).items()}
+    return replace(declared, starts=starts, forced={**adapters, **declared.forced})
 
 
 def _match(
@@ -232,6 +248,9 @@ def _declare_left(
         for pattern in declared.leave:
             if fnmatchcase(key, pattern):
                 left.setdefault(key, f"leave={pattern!r}")
+        for start in declared.starts:
+            if key in start.keys:
+                left.setdefault(key, start.note)
         for pattern in source_format.leave:
             if fnmatchcase(key, pattern):
                 left.setdefault(key, f"{source_format.name} files may lack {pattern}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferseg.errors import SpecError, unknown_name
+from transferseg.models.decoders.attention_unet import AttentionUNetDecoder
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.deeplabv3 import DeepLabV3Decoder
 from transferseg.models.decoders.deeplabv3plus import DeepLabV3PlusDecoder
@@ -18,6 +19,7 @@ from transferseg.models.decoders.upernet import UPerNetDecoder
 #: architecture name -> decoder class, called as `(channels, strides, **options)`
 DECODERS: dict[str, type[Decoder]] = {
     "unet": UNetDecoder,
+    "attention_unet": AttentionUNetDecoder,
     "deeplabv3": DeepLabV3Decoder,
     "deeplabv3plus": DeepLabV3PlusDecoder,
     "fcn": FCNDecoder,

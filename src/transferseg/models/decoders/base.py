@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from transferseg.transfer import Adapter
+from transferseg.transfer import Adapter, NeutralStart
 
 
 class Decoder(nn.Module, ABC):
@@ -29,7 +29,7 @@ class Decoder(nn.Module, ABC):
     """
 
     output_strides: ClassVar[tuple[int, ...]]
-    head_kernel: ClassVar[int]
+    head_kernel: int
     reads: tuple[int, ...] | None = None
     out_channels: int
     align_corners: bool = False
@@ -49,3 +49,7 @@ class Decoder(nn.Module, ABC):
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """Own key -> adapter from another layout of this decoder; none unless overridden."""
         return {}
+
+    def transfer_starts(self) -> Sequence[NeutralStart]:
+        """How what other layouts of this decoder lack begins; nothing unless overridden."""
+        return ()

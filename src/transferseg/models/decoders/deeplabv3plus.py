@@ -48,7 +48,7 @@ class DeepLabV3PlusDecoder(Decoder):
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (16, 8, 32)
-    head_kernel: ClassVar[int] = 1
+    head_kernel = 1
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class FCNDecoder(Decoder):
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
-    head_kernel: ClassVar[int] = 1
+    head_kernel = 1
     reads: tuple[int, ...] = (-1,)
 
     def __init__(

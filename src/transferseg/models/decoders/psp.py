@@ -40,7 +40,7 @@ class PSPDecoder(Decoder):
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
-    head_kernel: ClassVar[int] = 1
+    head_kernel = 1
     reads: tuple[int, ...] = (-1,)
 
     def __init__(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias, get_args
 
+import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from segmentation_models_pytorch.decoders.unet.decoder import UnetCenterBlock, UnetDecoderBlock
 from torch import Tensor, nn
 
-from transferseg.errors import SpecError
+from transferseg.errors import SpecError, unknown_name
 from transferseg.models.decoders.base import Decoder
+from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.transfer import Adapter, ZeroSkipSlice
+
+Upsampling: TypeAlias = Literal["nearest", "transposed"]
+#: of the blocks at strides 16, 8, 4, 2 and 1
+USUAL_CHANNELS = (256, 128, 64, 32, 16)
 
 
 class UNetDecoder(Decoder):
@@ -21,75 +27,101 @@ class UNetDecoder(Decoder):
     A skip connection is used at every stride at which the encoder has a feature map. With
     `skips=False` it is the decoder of an autoencoder: the same without the skip inputs.
 
+    Over an encoder with the strides of 2015 (1, 2, 4, 8, 16: the plain ones) the defaults are that
+    network's: its encoder mirrored, transposed convolutions, a head of 1x1.
+
     Args:
         encoder_channels: of the encoder's feature maps, shallow to deep.
         encoder_strides: their strides.
-        channels: of the blocks, deep to shallow; one for each of strides 16, 8, 4, 2, 1.
+        channels: of the blocks, deep to shallow; one for each of strides 16, 8, 4, 2, 1 (from 8 on
+            where the encoder ends at 16). None: 256, 128, 64, 32, 16; over a plain encoder that
+            encoder's own.
+        upsampling: "nearest", or "transposed": a transposed convolution to the block's channels,
+            2x2 with stride 2. None: "nearest"; over a plain encoder "transposed".
         skips: whether the blocks take skip connections.
         full_resolution_skip: whether a feature map at stride 1 (VGG has one) is a skip too; smp's
             U-Net leaves it out.
         center: two convolutions on the deepest map first, as smp has over VGG.
 
     Raises:
-        SpecError: `channels` that do not fit, or an encoder without a pyramid.
+        SpecError: `channels` that do not fit, or an unknown `upsampling`.
 
     Source: Ronneberger 2015, with padded convolutions and batch norm; layout and names of
     segmentation-models-pytorch, whose U-Net of the same weights gives the same logits (proved in
-    the tests for ResNet; for VGG with `full_resolution_skip=False, center=True`).
+    the tests for ResNet; for VGG with `full_resolution_skip=False, center=True`). Over "plain" it
+    is the U-Net for brain MRI (Buda 2019; Khadka's source), proved likewise.
     """
 
-    output_strides: ClassVar[tuple[int, ...]] = (32,)
-    head_kernel: ClassVar[int] = 3
+    output_strides: ClassVar[tuple[int, ...]] = (32, 16)
 
     def __init__(
         self,
         encoder_channels: Sequence[int],
         encoder_strides: Sequence[int],
         *,
-        channels: Sequence[int] = (256, 128, 64, 32, 16),
+        channels: Sequence[int] | None = None,
+        upsampling: Upsampling | None = None,
         skips: bool = True,
         full_resolution_skip: bool = True,
         center: bool = False,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
+        plain = tuple(encoder_strides) == PLAIN_STRIDES
         self.strides = [2**power for power in reversed(range(encoder_strides[-1].bit_length() - 1))]
-        if len(channels) != len(self.strides) or min(channels) < 1:
-            raise SpecError(
-                f"channels must be {len(self.strides)} numbers from 1, one for each of the strides "
-                f"{self.strides}; got {list(channels)}."
-            )
+        mirrored = list(encoder_channels[-2::-1])
+        usual = mirrored if plain else USUAL_CHANNELS[-len(self.strides) :]
+        channels = _checked(usual if channels is None else channels, self.strides)
+        transposed = _is_transposed(upsampling, plain)
         lowest = 1 if full_resolution_skip else 2
         #: stride -> index of the encoder's feature map that has it
         self.feature_of = {stride: index for index, stride in enumerate(encoder_strides)}
         self.skip_strides = [s for s in self.strides if s in self.feature_of and s >= lowest]
         deepest = encoder_channels[-1]
         self.center = UnetCenterBlock(deepest, deepest) if center else nn.Identity()
-        self.in_channels = [deepest, *channels[:-1]]
+        #: what comes up from below, before and after the upsampling
+        self.path_channels = [deepest, *channels[:-1]]
+        self.in_channels = channels if transposed else self.path_channels
         self.skip_channels = [
             encoder_channels[self.feature_of[s]] if s in self.skip_strides else 0
             for s in self.strides
         ]
         self.skips = skips
+        self.ups = _transposed(self.path_channels, channels) if transposed else None
         self.blocks = nn.ModuleList(
             UnetDecoderBlock(main, skip if skips else 0, out)
             for main, skip, out in zip(self.in_channels, self.skip_channels, channels, strict=True)
         )
         self.out_channels = channels[-1]
+        self.head_kernel = 1 if plain else 3
         initialize_decoder(self)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Feature maps, shallow to deep, and the image's (H, W) -> (B, out_channels, H, W)."""
         x: Tensor = self.center(features[-1])
-        for stride, block in zip(self.strides, self.blocks, strict=True):
-            height, width = ceil(size[0] / stride), ceil(size[1] / stride)
-            skip = None
-            if stride in self.skip_strides:
-                feature = features[self.feature_of[stride]]
-                # The encoder's own rounding (VGG rounds down), also where the skip is absent.
-                height, width = feature.shape[-2:]
-                skip = feature if self.skips else None
-            x = block(x, height, width, skip_connection=skip)
+        for index in range(len(self.blocks)):
+            x = self.step(index, x, features, size)
         return x
+
+    def step(
+        self, index: int, x: Tensor, features: Sequence[Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """One block: what has come up so far -> the same at the next stride, the skip in it."""
+        stride = self.strides[index]
+        height, width = ceil(size[0] / stride), ceil(size[1] / stride)
+        skip = None
+        if stride in self.skip_strides:
+            feature = features[self.feature_of[stride]]
+            # The encoder's own rounding (VGG rounds down), also where the skip is absent.
+            height, width = feature.shape[-2:]
+            skip = self.skip(stride, feature, x) if self.skips else None
+        if self.ups is not None:
+            x = _fit(self.ups[index](x), height, width)
+        raised: Tensor = self.blocks[index](x, height, width, skip_connection=skip)
+        return raised
+
+    def skip(self, stride: int, feature: Tensor, path: Tensor) -> Tensor:  # noqa: ARG002
+        """What a block takes of the encoder's map at its stride, given what comes up: all of it."""
+        return feature
 
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """An autoencoder's decoder fits with the skip slices at 0: the same function."""
@@ -102,3 +134,35 @@ class UNetDecoder(Decoder):
             )
             if skip
         }
+
+
+def _is_transposed(upsampling: Upsampling | None, plain: bool) -> bool:
+    if upsampling is None:
+        return plain
+    if upsampling not in get_args(Upsampling):
+        raise SpecError(unknown_name("upsampling", upsampling, get_args(Upsampling)))
+    return upsampling == "transposed"
+
+
+def _checked(channels: Sequence[int], strides: Sequence[int]) -> list[int]:
+    if len(channels) != len(strides) or min(channels) < 1:
+        raise SpecError(
+            f"channels must be {len(strides)} numbers from 1, one for each of the strides "
+            f"{list(strides)}; got {list(channels)}."
+        )
+    return list(channels)
+
+
+def _transposed(inputs: Sequence[int], outputs: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(
+        nn.ConvTranspose2d(given, out, 2, stride=2)
+        for given, out in zip(inputs, outputs, strict=True)
+    )
+
+
+def _fit(x: Tensor, height: int, width: int) -> Tensor:
+    """Cut to a size at the right and bottom; where it is larger (VGG rounds down), go on alike."""
+    below, beside = max(height - x.shape[-2], 0), max(width - x.shape[-1], 0)
+    if below or beside:
+        x = F.pad(x, (0, beside, 0, below), mode="replicate")
+    return x[..., :height, :width]

@@ -43,7 +43,7 @@ class UPerNetDecoder(Decoder):
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (32, 16, 8)
-    head_kernel: ClassVar[int] = 1
+    head_kernel = 1
 
     def __init__(
         self,

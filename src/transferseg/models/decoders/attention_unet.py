@@ -1,0 +1,154 @@
+"""The Attention U-Net decoder: a U-Net's, with an additive attention gate on every skip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from torch import Tensor, nn
+
+from transferseg.models.decoders.unet import UNetDecoder, Upsampling
+from transferseg.transfer import GatedSkipSlice, NeutralStart
+
+#: Bias of psi after a hand-off: most of the skip passes, and the sigmoid is not yet flat.
+OPEN_BIAS = 2.0
+NOTE = f"gates at their function-preserving start (psi: weight 0, bias {OPEN_BIAS:g})"
+
+
+class AttentionGate(nn.Module):
+    """Additive soft attention: how much of a skip connection passes, by position.
+
+        alpha = sigmoid(psi^T relu(W_x x + W_g g + b_g) + b_psi), resampled to x's size
+
+    On the grid of the gating signal, to which W_x brings x by a stride of 2, with half of x's
+    channels; both resamplings are bilinear. All channels of x share one coefficient.
+
+    Args:
+        skip_channels: of x, the encoder's map.
+        gating_channels: of g, the decoder's map at twice x's stride.
+
+    Source: Oktay 2018 (arXiv 1804.03999), equations 1 and 2 and figure 2. W_x is 2x2 as in the
+    authors' code; their output transform after the product, of which the paper does not speak, is
+    left out.
+
+    Example:
+        >>> gate = AttentionGate(8, 16)
+        >>> tuple(gate(torch.rand(2, 8, 7, 10), torch.rand(2, 16, 4, 5)).shape)
+        (2, 8, 7, 10)
+    """
+
+    def __init__(self, skip_channels: int, gating_channels: int) -> None:
+        super().__init__()
+        inner = max(skip_channels // 2, 1)
+        self.w_x = nn.Conv2d(skip_channels, inner, 2, stride=2, bias=False)
+        self.w_g = nn.Conv2d(gating_channels, inner, 1)
+        self.psi = nn.Conv2d(inner, 1, 1)
+
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """(B, skip_channels, H, W) and (B, gating_channels, h, w) -> x times its coefficients."""
+        return x * self.coefficients(x, g)
+
+    def coefficients(self, x: Tensor, g: Tensor) -> Tensor:
+        """Attention coefficients, (B, 1, H, W) in 0..1."""
+        skip = self.w_x(x)
+        alpha = torch.sigmoid(self.psi(F.relu(skip + _resample(self.w_g(g), skip))))
+        return _resample(alpha, x)
+
+
+class AttentionUNetDecoder(UNetDecoder):
+    """The U-Net decoder whose skip connections pass through attention gates.
+
+    Each gate is steered by the decoder's map one block below. Every skip has a gate, as in Khadka's
+    figure 1; Oktay leaves the shallowest ungated.
+
+    A U-Net's encoder, decoder and head move into it with `transfer_weights`, and it computes the
+    same at first: each gate begins with psi's weight at 0 and its bias at 2 and so passes
+    sigmoid(2) of its skip everywhere, which the decoder's weights for that skip undo.
+
+    Args:
+        encoder_channels: of the encoder's feature maps, shallow to deep.
+        encoder_strides: their strides.
+        channels: as of the U-Net decoder.
+        upsampling: as of the U-Net decoder.
+        full_resolution_skip: as of the U-Net decoder.
+        center: as of the U-Net decoder.
+
+    Raises:
+        SpecError: `channels` that do not fit, or an unknown `upsampling`.
+
+    Source: Oktay 2018 (arXiv 1804.03999); Khadka 2020, figures 1 and 2.
+    """
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        encoder_strides: Sequence[int],
+        *,
+        channels: Sequence[int] | None = None,
+        upsampling: Upsampling | None = None,
+        full_resolution_skip: bool = True,
+        center: bool = False,
+    ) -> None:
+        super().__init__(
+            encoder_channels,
+            encoder_strides,
+            channels=channels,
+            upsampling=upsampling,
+            full_resolution_skip=full_resolution_skip,
+            center=center,
+        )
+        sides = zip(self.strides, self.skip_channels, self.path_channels, strict=True)
+        #: stride -> the gate on the skip connection there
+        self.gates = nn.ModuleDict(
+            {str(stride): AttentionGate(skip, below) for stride, skip, below in sides if skip}
+        )
+        initialize_decoder(self.gates)
+
+    def skip(self, stride: int, feature: Tensor, path: Tensor) -> Tensor:
+        """The encoder's map at a stride, each position as far as its gate lets it pass."""
+        passed: Tensor = self.gates[str(stride)](feature, path)
+        return passed
+
+    def attention_maps(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """The gates' coefficients, (B, 1, h, w) in 0..1, shallow to deep, each as its skip.
+
+        Args:
+            features: the encoder's maps, shallow to deep.
+            size: of the image, (H, W).
+        """
+        maps = []
+        x: Tensor = self.center(features[-1])
+        for index, stride in enumerate(self.strides):
+            if str(stride) in self.gates:
+                gate = cast(AttentionGate, self.gates[str(stride)])
+                maps.append(gate.coefficients(features[self.feature_of[stride]], x))
+            x = self.step(index, x, features, size)
+        return maps[::-1]
+
+    def transfer_starts(self) -> Sequence[NeutralStart]:
+        """A U-Net's decoder, which has no gates, fits: they pass one share of every position."""
+        return [
+            NeutralStart(
+                keys=tuple(f"gates.{stride}.{key}" for key in self.gates[str(stride)].state_dict()),
+                values={
+                    f"gates.{stride}.psi.weight": 0.0,
+                    f"gates.{stride}.psi.bias": OPEN_BIAS,
+                },
+                adapters={
+                    f"blocks.{index}.conv1.0.weight": GatedSkipSlice(
+                        self.in_channels[index], 1 / (1 + exp(-OPEN_BIAS))
+                    )
+                },
+                note=NOTE,
+            )
+            for index, stride in enumerate(self.strides)
+            if str(stride) in self.gates
+        ]
+
+
+def _resample(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
