@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from transferseg.data import PreparedDataset, Reader
 from transferseg.errors import CheckpointError
-from transferseg.models import Autoencoder, Classifier, Segmenter
+from transferseg.models import Autoencoder, Classifier, Segmenter, freeze
 from transferseg.models.base import SpecModel
 from transferseg.spec import InputSpec
 from transferseg.stages.describe import describe_value
@@ -171,6 +171,8 @@ def _train_and_keep(stage: Stage, root: Path, work: Path, progress: bool) -> Non
     if parent is not None:
         report = transfer_weights(parent, model, parts=stage.parts, **stage.transfer)
     origins = tensor_origins(began, report, parent_lineage, parent_name)
+    if stage.training.freeze:
+        freeze(model, *stage.training.freeze)
     accelerator = stage.training.accelerator()
     history = _train(stage, model, reader, accelerator, work, progress)
     scores = _scores(stage, model, reader, accelerator, history)
