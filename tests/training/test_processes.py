@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def launch(folder, processes, batch):
+def launch(folder, processes, batch, *, module="tests.training.processes"):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -26,7 +26,7 @@ def launch(folder, processes, batch):
         }  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment.update({k: str(v) for k, v in several.items()} if processes > 1 else {})
-        command = [sys.executable, "-m", "tests.training.processes", str(folder), str(batch)]
+        command = [sys.executable, "-m", module, str(folder), str(batch)]
         running.append(
             subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         )

@@ -15,6 +15,7 @@ from transferseg.models.encoders import (
     encoder_capabilities,
     list_encoders,
 )
+from transferseg.models.freezing import Freezable, Unfreezing, freeze, frozen, unfreeze
 from transferseg.models.pyramid import PYRAMIDS
 from transferseg.models.segmenter import Segmenter
 
@@ -25,11 +26,16 @@ __all__ = [
     "Classifier",
     "Encoder",
     "EncoderCapabilities",
+    "Freezable",
     "Segmenter",
+    "Unfreezing",
     "create_autoencoder",
     "create_classifier",
     "create_model",
     "encoder_capabilities",
+    "freeze",
+    "frozen",
     "list_architectures",
     "list_encoders",
+    "unfreeze",
 ]

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub import PyTorchModelHubMixin
-from torch import Tensor, nn
+from torch import Tensor
 
 from transferseg.errors import CheckpointError
 from transferseg.models.encoders import Encoder, encoder_capabilities
+from transferseg.models.freezing import Freezable
 from transferseg.spec import ModelSpec
 from transferseg.transfer import Adapter, NeutralStart, TransferReport, read_source, read_spec
 from transferseg.transfer.files import CONFIG_FILE, TRANSFER_FILE, write_checkpoint
@@ -22,7 +23,7 @@ from transferseg.transfer.files import CONFIG_FILE, TRANSFER_FILE, write_checkpo
 M = TypeVar("M", bound="SpecModel")
 
 
-class SpecModel(nn.Module, PyTorchModelHubMixin, ABC):
+class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
     """A network that is its `ModelSpec` plus its weights (abstract).
 
     Args:

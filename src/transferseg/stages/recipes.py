@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from transferseg.errors import SpecError, TrainingError, unknown_name
+from transferseg.models import Unfreezing
 from transferseg.models.create import Weights, is_path
 from transferseg.spec import InputSpec
 from transferseg.stages.describe import describe_value
@@ -107,6 +108,8 @@ class TrainingRecipe:
         precision: "no", "fp16" or "bf16", as accelerate takes it.
         accumulation: batches an optimizer update.
         workers: processes that prepare batches; 0 does it in the training process.
+        freeze: what never trains, as `models.freeze` takes it.
+        unfreeze: what begins to train at which epoch; see `fit`.
 
     Raises:
         TrainingError: a number out of range, an unknown precision.
@@ -127,8 +130,12 @@ class TrainingRecipe:
     precision: str = "no"
     accumulation: int = 1
     workers: int = 0
+    freeze: Sequence[str] = ()
+    unfreeze: Unfreezing | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.freeze, str):
+            object.__setattr__(self, "freeze", (self.freeze,))
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("workers", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -162,11 +169,15 @@ class TrainingRecipe:
         """The arguments of `train` that are settings of the training."""
         names = (
             "epochs", "optimizer", "schedule", "patience", "minimum_delta", "clip_norm",
-            "channels_last",
+            "channels_last", "unfreeze",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def describe(self) -> dict[str, Any]:
-        """JSON values; the number of workers changes no result and is left out."""
-        names = (name for name in self.__dataclass_fields__ if name != "workers")
-        return {name: describe_value(getattr(self, name), what=name) for name in names}
+        """JSON values; the number of workers changes no result and is left out.
+
+        So is freezing where nothing is frozen: stages from before there was any keep their keys.
+        """
+        names = [name for name in self.__dataclass_fields__ if name != "workers"]
+        values = {name: describe_value(getattr(self, name), what=name) for name in names}
+        return {k: v for k, v in values.items() if v or k not in ("freeze", "unfreeze")}

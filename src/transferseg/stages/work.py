@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from transferseg.data import PreparedDataset, Reader
 from transferseg.errors import CheckpointError
+from transferseg.models import freeze
 from transferseg.models.base import SpecModel
 from transferseg.spec import InputSpec
 from transferseg.stages.describe import describe_value
@@ -68,6 +69,8 @@ def train_stage(
     torch.manual_seed(stage.seed)
     model = stage.task.build(stage.model, reader, expected_input(source, stage.model.in_channels))
     report, earlier, origins = _take(stage, model, source)
+    if stage.training.freeze:
+        freeze(model, *stage.training.freeze)
     with stage.training.accelerator() as accelerator:
         history = _train(stage, model, reader, accelerator, work, progress)
         scores = _scores(stage, model, reader, accelerator, history)

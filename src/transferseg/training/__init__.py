@@ -6,6 +6,7 @@ from transferseg.training.evaluate import MeanLoss, Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.history import History
 from transferseg.training.judge import ScoreLike
+from transferseg.training.layer_decay import layer_decay_groups
 from transferseg.training.loop import fit
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.optimizers import OPTIMIZERS, adam, adamw, sgd, weight_decay_groups
@@ -49,6 +50,7 @@ __all__ = [
     "evaluate",
     "evaluation_mode",
     "fit",
+    "layer_decay_groups",
     "plateau",
     "polynomial",
     "predict",

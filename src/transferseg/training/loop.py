@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from transferseg.errors import TrainingError
+from transferseg.models.freezing import Unfreezing
 from transferseg.training import loaders
 from transferseg.training.events import EpochEvent, StepEvent
+from transferseg.training.gradual import begin_epoch, release_all
 from transferseg.training.state import TrainState
 from transferseg.training.targets import (
     Loader,
@@ -38,6 +40,7 @@ def fit(
     target: Target = "mask",
     clip_norm: float | None = None,
     channels_last: bool = False,
+    unfreeze: Unfreezing | None = None,
 ) -> Iterator[StepEvent | EpochEvent]:
     """Train until the state has `epochs` epochs or `steps` updates; yield what has been done.
 
@@ -67,14 +70,16 @@ def fit(
         target: "mask", "label", or "image" (the normalised image itself, for autoencoders).
         clip_norm: the gradient's global norm is held below this, above 0; None leaves it.
         channels_last: lay out model and images in channels-last order, faster on recent GPUs.
+        unfreeze: what begins to train at which epoch; applied at the beginning of each.
 
     Returns:
         An iterator of events; nothing is trained until it is iterated.
 
     Raises:
         TrainingError: neither or both of epochs and steps; a schedule that would end too early; an
-            empty loader; batches of one sample that a BatchNorm cannot take; a loss that is not a
-            scalar or not finite, naming the update and the samples.
+            empty loader; batches of one sample that a BatchNorm cannot take; every parameter
+            frozen; a loss that is not a scalar or not finite, naming the update and the samples.
+        SpecError: `unfreeze` names what the model does not have.
         DataError: the first batch does not fit the model's spec.
 
     Example:
@@ -101,7 +106,8 @@ def fit(
     if clip_norm is not None and clip_norm <= 0:
         raise TrainingError(f"clip_norm must be above 0, or None, got {clip_norm}.")
     spec_of(state.unwrapped)
-    return _run(state, loader, _Plan(loss, target, clip_norm, channels_last, epochs, steps))
+    plan = _Plan(loss, target, clip_norm, channels_last, epochs, steps, unfreeze)
+    return _run(state, loader, plan)
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ class _Plan:
     channels_last: bool
     epochs: int | None
     steps: int | None
+    unfreeze: Unfreezing | None
 
     def reached(self, state: TrainState) -> bool:
         if self.steps is not None:
@@ -136,6 +143,8 @@ def _run(state: TrainState, loader: Loader, plan: _Plan) -> Iterator[StepEvent |
     if plan.channels_last:
         state.unwrapped.to(memory_format=torch.channels_last)
     loaders.own_generators(loader)
+    if plan.unfreeze is not None:
+        release_all(state, plan.unfreeze)
     with loaders.without_lone_samples(accelerator, loader, state.unwrapped):
         ready = loaders.prepared(accelerator, loader, even_batches=accelerator.even_batches)
         batches = loaders.length(ready)
@@ -169,7 +178,7 @@ def _epoch(
 ) -> Iterator[StepEvent | EpochEvent]:
     """The rest of the epoch under way; returns early when the plan's last update is done."""
     clock = _Clock(state)
-    state.model.train()
+    begin_epoch(state, plan.unfreeze)
     batches = loaders.epoch_of(loader, seed=state.seed, epoch=state.epoch, skip=state.batches)
     group: list[dict[str, Tensor]] = []
     try:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from transferseg.errors import TrainingError
+from transferseg.training.layer_decay import layer_decay_groups
 
 #: Parameter groups as torch takes them: each a mapping with "params" and any option of its own.
 Groups: TypeAlias = Iterable[Mapping[str, Any]]
@@ -97,6 +98,16 @@ def _without_decay(model: nn.Module) -> set[int]:
     return bare
 
 
+def _with_rates(
+    model: nn.Module, groups: Groups | None, lr: float, layer_decay: float | None
+) -> Groups | None:
+    if layer_decay is None:
+        return groups
+    if groups is not None:
+        raise TrainingError("give layer_decay= or groups=, not both: groups have their own rates.")
+    return layer_decay_groups(model, lr=lr, layer_decay=layer_decay)
+
+
 def adamw(
     model: nn.Module,
     *,
@@ -106,6 +117,7 @@ def adamw(
     eps: float = 1e-8,
     decay_norms_and_biases: bool = False,
     groups: Groups | None = None,
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """Adam with decoupled weight decay, over `weight_decay_groups`.
 
@@ -117,6 +129,8 @@ def adamw(
         eps: added to the denominator.
         decay_norms_and_biases: see `weight_decay_groups`.
         groups: see `weight_decay_groups`.
+        layer_decay: factor of the learning rate from one layer of the encoder to the one below, as
+            `layer_decay_groups` lays it; not together with `groups`.
 
     Source: Loshchilov & Hutter 2019, algorithm 2.
 
@@ -130,7 +144,7 @@ def adamw(
             model,
             weight_decay=weight_decay,
             decay_norms_and_biases=decay_norms_and_biases,
-            groups=groups,
+            groups=_with_rates(model, groups, lr, layer_decay),
         ),
         lr=lr,
         betas=betas,
@@ -147,6 +161,7 @@ def adam(
     eps: float = 1e-8,
     decay_norms_and_biases: bool = False,
     groups: Groups | None = None,
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """Adam, over `weight_decay_groups`; its weight decay is an L2 term in the gradient.
 
@@ -158,6 +173,8 @@ def adam(
         eps: added to the denominator.
         decay_norms_and_biases: see `weight_decay_groups`.
         groups: see `weight_decay_groups`.
+        layer_decay: factor of the learning rate from one layer of the encoder to the one below, as
+            `layer_decay_groups` lays it; not together with `groups`.
 
     Source: Kingma & Ba 2015, algorithm 1.
 
@@ -170,7 +187,7 @@ def adam(
             model,
             weight_decay=weight_decay,
             decay_norms_and_biases=decay_norms_and_biases,
-            groups=groups,
+            groups=_with_rates(model, groups, lr, layer_decay),
         ),
         lr=lr,
         betas=betas,
@@ -187,6 +204,7 @@ def sgd(
     nesterov: bool = False,
     decay_norms_and_biases: bool = False,
     groups: Groups | None = None,
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum, over `weight_decay_groups`.
 
@@ -198,6 +216,8 @@ def sgd(
         nesterov: look ahead along the momentum; needs a momentum above 0.
         decay_norms_and_biases: see `weight_decay_groups`.
         groups: see `weight_decay_groups`.
+        layer_decay: factor of the learning rate from one layer of the encoder to the one below, as
+            `layer_decay_groups` lays it; not together with `groups`.
 
     Example:
         >>> sgd(nn.Conv2d(1, 2, 3), momentum=0.0).defaults["momentum"]
@@ -208,7 +228,7 @@ def sgd(
             model,
             weight_decay=weight_decay,
             decay_norms_and_biases=decay_norms_and_biases,
-            groups=groups,
+            groups=_with_rates(model, groups, lr, layer_decay),
         ),
         lr=lr,
         momentum=momentum,

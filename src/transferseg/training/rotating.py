@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 from transferseg.data.folds import Fold, RotatingKFold
 from transferseg.data.samples import PreparedDataset
 from transferseg.errors import TrainingError, some
+from transferseg.models.freezing import Unfreezing
 from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.history import History
@@ -59,6 +60,7 @@ def train_rotating(
     target: Target = "mask",
     clip_norm: float | None = None,
     channels_last: bool = False,
+    unfreeze: Unfreezing | None = None,
     workers: int = 0,
 ) -> History:
     """Train one model over rotating folds: all images train, and all validate.
@@ -100,6 +102,7 @@ def train_rotating(
         target: "mask", "label" or "image".
         clip_norm: see `fit`.
         channels_last: see `fit`.
+        unfreeze: see `train`; its epochs are those of all folds.
         workers: processes that load the data of a run.
 
     Returns:
@@ -132,8 +135,12 @@ def train_rotating(
     _check_data(data, validation_data, batch_size, epochs)
     folds.partitions(data.groups, 0)  # too few groups: said before anything is prepared
     judge = cast(Judge, make_judge(metrics, score, mode, loss, True))  # None without validation
+    if unfreeze is not None:
+        unfreeze.release(model)  # before it is prepared: see `Unfreezing`
+        unfreeze = unfreeze.every(folds.folds)
     options: dict[str, Any] = {
-        "loss": loss, "target": target, "clip_norm": clip_norm, "channels_last": channels_last
+        "loss": loss, "target": target, "clip_norm": clip_norm, "channels_last": channels_last,
+        "unfreeze": unfreeze,
     }  # fmt: skip
     runs = epochs * folds.folds
     with running(

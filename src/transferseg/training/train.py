@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from transferseg.errors import TrainingError, some
+from transferseg.models.freezing import Unfreezing
 from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.history import History
@@ -48,6 +49,7 @@ def train(
     target: Target = "mask",
     clip_norm: float | None = None,
     channels_last: bool = False,
+    unfreeze: Unfreezing | None = None,
     allow_shared_groups: bool = False,
 ) -> History:
     """Train a model for some epochs; evaluate it after each.
@@ -84,6 +86,8 @@ def train(
         target: "mask", "label" or "image".
         clip_norm: see `fit`.
         channels_last: see `fit`.
+        unfreeze: what begins to train at which epoch. When training ends before the last of its
+            epochs, what is still frozen then stays frozen.
         allow_shared_groups: train although a group (a patient) is in both loaders; only to see
             whether a model can overfit.
 
@@ -111,6 +115,8 @@ def train(
     if not allow_shared_groups:
         _check_leak(train_loader, validation_loader)
     judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
+    if unfreeze is not None:
+        unfreeze.release(model)  # before it is prepared: see `Unfreezing`
     with running(
         model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
@@ -119,7 +125,7 @@ def train(
         if not run.stopping.should_stop:
             events = fit(
                 run.state, train_loader, loss=loss, epochs=epochs, target=target,
-                clip_norm=clip_norm, channels_last=channels_last,
+                clip_norm=clip_norm, channels_last=channels_last, unfreeze=unfreeze,
             )  # fmt: skip
             _follow(run, events, validation_loader, target, bar)
     return run.history()
