@@ -371,3 +371,15 @@ def test_unfreezing_names_are_checked_before_anything_changes():
     with pytest.raises(SpecError, match="'haed' names no parameter"):
         Unfreezing({1: "encoder", 2: "haed"}).apply(model, 0)
     assert frozen(model) == ()
+
+
+def test_what_nobody_reads_stays_without_gradient():
+    """A ViT's pyramid levels that a decoder does not read get no gradient: thawing changes nothing."""
+    model = ts.create_model(
+        "deeplabv3", "test_vit", classes=2, encoder_options={"pyramid": "simple"}
+    )
+    before = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert before
+    freeze(model, "encoder")
+    unfreeze(model, "*")
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == before

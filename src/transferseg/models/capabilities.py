@@ -242,10 +242,8 @@ def _intermediates(
     """The feature maps; of HRNet its branches, without the stem's."""
     if isinstance(model, HighResolutionNet):
         layers = range(1, model.num_branches + 1)
-    wanted = None if layers is None else list(layers)
-    features: list[Tensor] = model.forward_intermediates(
-        image, indices=wanted, intermediates_only=True
-    )
+    chosen = {} if layers is None else {"indices": list(layers)}
+    features: list[Tensor] = model.forward_intermediates(image, intermediates_only=True, **chosen)
     return features
 
 

@@ -22,6 +22,7 @@ from transferseg.models.capabilities import (
     pruned_keys,
 )
 from transferseg.models.dilation import DILATIONS, set_style
+from transferseg.models.freezing import UNREAD
 from transferseg.models.plain import PLAIN, plain_input
 from transferseg.models.plain_vit import PlainOptions, PlainViT, PositionGrid, plain_options
 from transferseg.models.pyramid import PYRAMIDS, STRIDES, Pyramid
@@ -176,6 +177,8 @@ class Encoder(nn.Module):
         for index in set(range(count)) - {position % count for position in read}:
             for module in self._only_for(index):
                 module.requires_grad_(False)
+                for part in module.modules():
+                    vars(part)[UNREAD] = True
 
     def _only_for(self, index: int) -> list[nn.Module]:
         if self.pyramid is not None:

@@ -16,6 +16,8 @@ from transferseg.models.depth import encoder_stages, encoder_stem
 
 F = TypeVar("F", bound="Freezable")
 _MARK = "_frozen_parameters"  # an attribute of modules: no tensor, so no key of a checkpoint
+#: The mark of modules that serve only feature maps that nobody reads; they never train.
+UNREAD = "_transferseg_unread"
 _STAGES = re.compile(r"encoder\.stages\[(?:(-?\d+)|(-?\d*):(-?\d*))\]")
 
 
@@ -211,6 +213,8 @@ def _freeze(model: nn.Module, names: Collection[str]) -> None:
 def _unfreeze(model: nn.Module, names: Collection[str]) -> None:
     resting = list(_resting(model, _held(model)))
     for module, own in _owners(model, names):
+        if UNREAD in vars(module):  # no gradient would reach it
+            continue
         module.get_parameter(own).requires_grad_(True)
         vars(module)[_MARK] = vars(module).get(_MARK, frozenset()) - {own}
     for module in resting:
