@@ -374,10 +374,9 @@ def test_unfreezing_names_are_checked_before_anything_changes():
 
 
 def test_what_nobody_reads_stays_without_gradient():
-    """A ViT's pyramid levels that a decoder does not read get no gradient: thawing changes nothing."""
-    model = ts.create_model(
-        "deeplabv3", "test_vit", classes=2, encoder_options={"pyramid": "simple"}
-    )
+    """A ViT's pyramid levels that a decoder does not read get no gradient, thawed or not."""
+    options = {"pyramid": "simple"}
+    model = ts.create_model("deeplabv3", "test_vit", classes=2, encoder_options=options)
     before = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert before
     freeze(model, "encoder")
