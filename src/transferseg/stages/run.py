@@ -103,7 +103,7 @@ def run_stage(
         ...     task=ts.tasks.Segment(),
         ...     data=ts.StageData(reader, parts, size=32),
         ...     model=ts.ModelRecipe("test_resnet", in_channels=1),
-        ...     training=ts.TrainingRecipe(epochs=1, batch_size=2),
+        ...     training=ts.TrainingRecipe(epochs=1, batch_size=4),
         ... )
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     done = ts.run_stage(stage, folder, progress=False)
