@@ -167,7 +167,7 @@ class SimplePyramid(Pyramid):
         return nn.Sequential(*layers)
 
 
-#: name -> pyramid, as `encoder_options={"pyramid": name}` takes it; "none" is the ViT's own maps
+#: encoder option "pyramid" -> class; "none", which has none, leaves the maps as they are
 PYRAMIDS: dict[str, type[Pyramid]] = {
     "simple": SimplePyramid,
     "multilevel": MultiLevelPyramid,
