@@ -7,7 +7,7 @@ import pytest
 
 from tests.stages import world
 from tests.stages.test_data import Changed
-from transferseg.data import InMemory
+from transferseg.data import InMemory, NIHChestXray14, NIHChestXray14Boxes
 from transferseg.errors import CheckpointError, DataError
 from transferseg.stages import StageData
 from transferseg.stages.leaks import (
@@ -137,3 +137,16 @@ def test_seen_goes_to_text_and_back(tmp_path):
     (tmp_path / "seen.json").write_text("[{}]")
     with pytest.raises(CheckpointError, match=r"seen\.json cannot be read"):
         read_seen(tmp_path)
+
+
+def test_readers_of_one_collection_share_its_patients():
+    first = world.data(0)
+    labels, boxes = world.reader(0), world.reader(0)
+    for reader in (labels, boxes):
+        reader.collection = "a hospital"
+    swapped = {"train": first.parts["test"], "test": first.parts["train"]}
+    unread = {"read_contents": False}
+    seen = seen_by("first", StageData(labels, first.parts, 32, name="labels", **unread))
+    with pytest.raises(DataError, match="group"):
+        check_chain("second", StageData(boxes, swapped, 32, name="boxes", **unread), [seen])
+    assert NIHChestXray14.collection == NIHChestXray14Boxes.collection

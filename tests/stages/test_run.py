@@ -233,6 +233,7 @@ def test_an_undeclared_transfer_trains_nothing(tmp_path):
         ({"task": Reconstruct(loss=world.shapeless)}, TrainingError, "must be a scalar"),
         ({"task": Classify()}, DataError, "label"),
         ({"parent": "nowhere.pth"}, TrainingError, "does not exist"),
+        ({"training": ONE.replace(freeze=("encodr",))}, SpecError, "encodr"),
     ],
 )
 def test_mistakes_are_found_before_the_parents_are_trained(changes, error, match, tmp_path):

@@ -236,3 +236,9 @@ def test_two_processes_unfreeze_as_one(tmp_path):
         waits, exchanges = found["errors"]
         assert "find_unused_parameters=True" in waits
         assert "2 of 4 parameters were frozen when the state was prepared" in exchanges
+
+
+def test_a_bare_dict_is_no_unfreezing():
+    state = TrainState.prepare(unet(), optimizer=sgd, accelerator=accelerator())
+    with pytest.raises(TrainingError, match=r"models\.Unfreezing\(\{epoch: names\}\)"):
+        fit(state, radiographs(), loss=bce, epochs=1, unfreeze={0: "decoder"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import default_collate
 
 from transferseg.data import PreparedDataset, Reader
+from transferseg.models import freeze
 from transferseg.models.base import SpecModel
 from transferseg.stages.describe import describe_value, key_of
 from transferseg.stages.stage import Stage
@@ -63,6 +65,12 @@ class _Attempt:
                 else Path(stage.parent)
             )
             transfer_weights(source, model, parts=tuple(stage.parts), **stage.transfer)
+        if stage.training.freeze or stage.training.unfreeze is not None:
+            trial = copy.deepcopy(model)  # other stages share the model, and freeze nothing
+            if stage.training.freeze:
+                freeze(trial, *stage.training.freeze)
+            if stage.training.unfreeze is not None:
+                stage.training.unfreeze.apply(trial, 0)
         scored = key_of([kind, stage.data.describe()])
         if scored not in self.scored:
             _score_two(stage, stage.task.reader(stage.data.reader), model)

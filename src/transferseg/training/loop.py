@@ -105,6 +105,11 @@ def fit(
         raise TrainingError(f"give one of epochs and steps, got epochs={epochs}, steps={steps}.")
     if clip_norm is not None and clip_norm <= 0:
         raise TrainingError(f"clip_norm must be above 0, or None, got {clip_norm}.")
+    if unfreeze is not None and not isinstance(unfreeze, Unfreezing):
+        raise TrainingError(
+            f"unfreeze must be an Unfreezing, got {type(unfreeze).__name__}; give "
+            "unfreeze=models.Unfreezing({epoch: names})."
+        )
     spec_of(state.unwrapped)
     plan = _Plan(loss, target, clip_norm, channels_last, epochs, steps, unfreeze)
     return _run(state, loader, plan)

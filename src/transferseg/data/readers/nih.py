@@ -89,6 +89,8 @@ class NIHChestXray14:
     """
 
     mode: TargetMode = "multilabel"
+    #: its patients are those of the box reader: leaks are looked for between the two
+    collection = "NIH ChestX-ray14"
     classes: tuple[str, ...] = NIH_FINDINGS
 
     def __init__(

@@ -92,6 +92,8 @@ class NIHChestXray14Boxes(PaintedBoxes):
         320
     """
 
+    collection = NIHChestXray14.collection
+
     def __init__(
         self,
         root: str | Path,
