@@ -14,6 +14,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 
 from transferseg.errors import CheckpointError
+from transferseg.models.checkpointing import checkpoint_encoder, compute_again, count_once
 from transferseg.models.encoders import Encoder, encoder_capabilities
 from transferseg.models.freezing import Freezable
 from transferseg.spec import ModelSpec
@@ -61,6 +62,33 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
     def _reads_pyramid(self) -> bool:
         """Whether it reads feature maps at several strides, not one alone."""
         return True
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Activation checkpointing: train in less memory, for about one more forward pass a step.
+
+        The activations of blocks of the encoder and of the decoder are not kept for the backward
+        pass but computed again in it. Gradients are the same, random dropping is repeated as it
+        was, and BatchNorm statistics move once a step, as without. It is not stored in the spec or
+        in checkpoints: it changes no result. Convert to SyncBatchNorm first, if at all.
+
+        Args:
+            enable: True for on, False for off.
+
+        Raises:
+            SpecError: an encoder that cannot; nothing was changed.
+
+        Example:
+            >>> import torch, transferseg as ts
+            >>> model = ts.create_model("unet", "resnet10t", classes=2)
+            >>> model.set_grad_checkpointing()
+            >>> model(torch.rand(2, 3, 64, 64)).mean().backward()
+        """
+        checkpoint_encoder(self.encoder.model, self.spec.encoder, enable=enable)
+        decoder = getattr(self, "decoder", None)
+        if decoder is not None:
+            for segment in decoder.segments():
+                compute_again(segment, enable=enable)
+            count_once(decoder, enable=enable)
 
     @classmethod
     @abstractmethod

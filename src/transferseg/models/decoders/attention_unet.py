@@ -134,6 +134,10 @@ class AttentionUNetDecoder(UNetDecoder):
         passed: Tensor = self.gates[str(stride)](feature, path)
         return passed
 
+    def segments(self) -> Sequence[nn.Module]:
+        """The blocks and the gates."""
+        return [*super().segments(), *self.gates.values()]
+
     def attention_maps(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """The gates' coefficients, (B, 1, h, w) in 0..1, shallow to deep, each as its skip.
 
