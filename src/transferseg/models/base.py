@@ -17,6 +17,7 @@ from transferseg.errors import CheckpointError
 from transferseg.models.checkpointing import checkpoint_encoder, compute_again, count_once
 from transferseg.models.encoders import Encoder, encoder_capabilities
 from transferseg.models.freezing import Freezable
+from transferseg.models.summary import ModelSummary, summarise
 from transferseg.spec import ModelSpec
 from transferseg.transfer import Adapter, NeutralStart, TransferReport, read_source, read_spec
 from transferseg.transfer.files import CONFIG_FILE, TRANSFER_FILE, write_checkpoint
@@ -62,6 +63,32 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
     def _reads_pyramid(self) -> bool:
         """Whether it reads feature maps at several strides, not one alone."""
         return True
+
+    def summary(self, image_size: tuple[int, int] = (224, 224)) -> ModelSummary:
+        """Parameters and multiply-adds by part, strides and channels of the encoder's maps.
+
+        One multiply-add is two of the operations that torch counts (`FlopCounterMode`): those of
+        convolutions and matrix products, the two of every attention included. Biases, norms,
+        activations, poolings and resizings are not counted. Counted for one image in evaluation
+        mode, with tensors that hold no values: it takes no memory and leaves the model as it is. An
+        auxiliary head, which only training runs, has 0.
+
+        Args:
+            image_size: (H, W) in pixels, from 32 up.
+
+        Raises:
+            SpecError: another image size.
+
+        Example:
+            >>> import transferseg as ts
+            >>> print(ts.create_model("fcn", "resnet10t", classes=2, channels=8).summary((64, 64)))
+            One image of 64x64
+            part               parameters  trainable  multiply-adds  stride  channels
+            ...
+            >>> ts.create_classifier("resnet10t", classes=2).summary().total.parameters
+            4923490
+        """
+        return summarise(self, image_size)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Activation checkpointing: train in less memory, for about one more forward pass a step.
