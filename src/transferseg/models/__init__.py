@@ -18,6 +18,7 @@ from transferseg.models.encoders import (
 from transferseg.models.freezing import Freezable, Unfreezing, freeze, frozen, unfreeze
 from transferseg.models.pyramid import PYRAMIDS
 from transferseg.models.segmenter import Segmenter
+from transferseg.models.summary import ModelSummary, PartSummary
 
 __all__ = [
     "DECODERS",
@@ -27,6 +28,8 @@ __all__ = [
     "Encoder",
     "EncoderCapabilities",
     "Freezable",
+    "ModelSummary",
+    "PartSummary",
     "Segmenter",
     "Unfreezing",
     "create_autoencoder",

@@ -20,6 +20,7 @@ from transferseg.models.capabilities import (
     capabilities_with,
     encoder_capabilities,
 )
+from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.dilation import DILATIONS, set_style
 from transferseg.models.freezing import UNREAD
 from transferseg.models.plain import PLAIN, plain_input
@@ -145,7 +146,9 @@ class Encoder(nn.Module):
         height, width = image.shape[-2:]
         if self.multiple > 1:
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        features = intermediates(self.model, image, self.layers)
+        features = vgg_maps(self.model, image)
+        if features is None:
+            features = intermediates(self.model, image, self.layers)
         if self.pyramid is not None:
             features = self.pyramid(features)
         if self.multiple > 1:

@@ -38,10 +38,9 @@ def apply_plan(plan: TransferPlan, tensors: Mapping[str, Tensor], target: nn.Mod
             # A source that is the target itself, or a part of it, must not change while it is read.
             aliased = value.untyped_storage().data_ptr() in shared
             new[move.target] = value.clone() if aliased else value
+        new |= {key: start.begin(state[key]) for key, start in plan.start.items()}
         for key, value in new.items():
             state[key].copy_(value)
-        for key, constant in plan.start.items():
-            state[key].fill_(constant)
 
 
 def _new_value(move: Move, source: Tensor, here: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from math import prod
 from transferseg.errors import TransferError, did_you_mean, some
 from transferseg.transfer.adapters import Adapter, Shape
 from transferseg.transfer.sources import PARTS, SourceFormat
-from transferseg.transfer.starts import NeutralStart, applicable
+from transferseg.transfer.starts import NeutralStart, Start, applicable
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TransferPlan:
         left: target keys within the parts that stay as initialised -> the declaration.
         unused: source keys that go nowhere -> the declaration.
         target: shapes of the target's tensors within the parts.
-        start: of those left, the ones that are set -> the constant.
+        start: of those left, the ones that are set -> what they begin as.
     """
 
     parts: tuple[str, ...]
@@ -58,7 +58,7 @@ class TransferPlan:
     left: Mapping[str, str]
     unused: Mapping[str, str]
     target: Mapping[str, Shape]
-    start: Mapping[str, float] = field(default_factory=dict)
+    start: Mapping[str, Start] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ class Decoder(nn.Module, ABC):
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Feature maps, shallow to deep, and the image's (H, W) -> (B, out_channels, h, w)."""
 
+    def segments(self) -> Sequence[nn.Module]:
+        """What activation checkpointing computes again as one piece each: all of it at once."""
+        return [self]
+
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """Own key -> adapter from another layout of this decoder; none unless overridden."""
         return {}
