@@ -19,6 +19,8 @@ RESNET = {
     r"^backbone\.stem\.": "encoder.model.conv1.",
     r"^backbone\.": "encoder.model.",
     r"^decode_head\.conv_seg\.": "head.",
+    r"^auxiliary_head\.convs\.": "auxiliary_head.decoder.convs.",
+    r"^auxiliary_head\.conv_seg\.": "auxiliary_head.head.",
 }
 
 
@@ -27,18 +29,19 @@ def relative(ours, theirs):
 
 
 def load(name, architecture, encoder, renames, encoder_options=NARROW, **options):
-    """The network of a reference, every one of its tensors loaded but the auxiliary head's."""
+    """The network of a reference, every one of its tensors loaded."""
     weights = build(read_keys(FOLDER / f"{name}.keys.txt"))
     reference = torch.load(FOLDER / f"{name}.ref.pt", weights_only=True)
     assert sha(weights) == reference["sha256"]
     options |= {"classes": reference["classes"], "encoder_options": encoder_options}
+    if any(key.startswith("auxiliary_head.") for key in weights):
+        options.setdefault("auxiliary", {"channels": 4})
     model = ts.create_model(architecture, encoder, **options)
     state = {}
     for key, value in weights.items():
-        if not key.startswith("auxiliary_head."):
-            for pattern, replacement in {**RESNET, **renames}.items():
-                key = re.sub(pattern, replacement, key)
-            state[key] = value
+        for pattern, replacement in {**RESNET, **renames}.items():
+            key = re.sub(pattern, replacement, key)
+        state[key] = value
     model.load_state_dict(state, strict=True)
     return model.eval(), reference
 

@@ -1,6 +1,7 @@
 """Models: one encoder class over timm, decoders by name, and what is built of them."""
 
 from transferseg.models.autoencoder import Autoencoder
+from transferseg.models.auxiliary import AuxiliaryHead
 from transferseg.models.classifier import Classifier
 from transferseg.models.create import (
     create_autoencoder,
@@ -24,6 +25,7 @@ __all__ = [
     "DECODERS",
     "PYRAMIDS",
     "Autoencoder",
+    "AuxiliaryHead",
     "Classifier",
     "Encoder",
     "EncoderCapabilities",

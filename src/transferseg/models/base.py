@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 
-from transferseg.errors import CheckpointError
+from transferseg.errors import CheckpointError, SpecError
 from transferseg.models.capabilities import capabilities_with
 from transferseg.models.checkpointing import checkpoint_encoder, compute_again, count_once
 from transferseg.models.encoders import Encoder
@@ -36,6 +36,7 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
 
     #: the architectures that this class builds, as an error message says it
     kind: ClassVar[str]
+    takes_auxiliary: ClassVar[bool] = False  # whether it can have an auxiliary head
 
     def __init__(
         self, spec: ModelSpec | Mapping[str, Any], *, pretrained: bool | str = False
@@ -43,6 +44,11 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
         super().__init__()
         self.spec = spec if isinstance(spec, ModelSpec) else ModelSpec.from_dict(spec)
         self._check_kind(self.spec)
+        if self.spec.auxiliary and not self.takes_auxiliary:
+            raise SpecError(
+                f"{type(self).__name__} has no auxiliary head, which segmentation models alone "
+                "have; leave auxiliary=False."
+            )
         self.encoder = Encoder(
             self.spec.encoder,
             in_channels=self.spec.input.channels,

@@ -50,6 +50,7 @@ def create_model(
     output_stride: int | None = None,
     dilation: str = "timm",
     encoder_options: Mapping[str, Any] | None = None,
+    auxiliary: bool | Mapping[str, Any] = False,
     **decoder: Any,  # noqa: ANN401 - the decoder's own options, checked by name
 ) -> Segmenter:
     """A segmentation model: image (B, C, H, W) -> logits (B, classes, H, W).
@@ -75,6 +76,9 @@ def create_model(
         encoder_options: the encoder's own options, see `Encoder`: such as
             {"arguments": {"drop_path_rate": 0.1}} or, of a plain ViT,
             {"pyramid": "multilevel", "layers": [2, 5, 8, 11]}.
+        auxiliary: whether the feature map before the deepest gets a head of its own, which `fit`
+            trains beside the main one; or that head's options, such as {"channels": 256}: see
+            `AuxiliaryHead`.
         **decoder: the decoder's own options.
 
     Raises:
@@ -99,6 +103,7 @@ def create_model(
         output_stride=_output_stride(architecture, encoder, output_stride, encoder_options),
         dilation=dilation,
         decoder=decoder,
+        auxiliary=auxiliary,
         input=_input(encoder, in_channels, input_spec, weights),
         encoder_options=encoder_options or {},
     )
