@@ -150,7 +150,7 @@ def test_rates_that_cannot_be(architecture, rates):
 
 def test_other_wrong_options():
     for name in ("deeplabv3", "deeplabv3plus"):
-        with pytest.raises(SpecError, match=f"unknown layout of '{name}' 'botleneck'.*'bottleneck'"):
+        with pytest.raises(SpecError, match=f"of '{name}' 'botleneck'.*'bottleneck'"):
             ts.create_model(name, "resnet10t", classes=2, layout="botleneck")
     with pytest.raises(SpecError, match="needs channels from 1"):
         ts.create_model("deeplabv3plus", "resnet10t", classes=2, low_channels=0)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -358,7 +357,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(tmp_path, monkeypatch):
     assert asked[0] == ("api", {"token": "t"})
     assert asked[1] == ("create_repo", {"private": True, "exist_ok": True})
     assert {"revision": "main", "token": "t"} in [options for _, options in asked]
-    with pytest.raises(CheckpointError, match="Autoencoder builds autoencoders.*'unet'"):
+    with pytest.raises(CheckpointError, match=r"Autoencoder builds autoencoders.*'unet'"):
         ts.Autoencoder.from_pretrained("someone/lung")
 
 

@@ -48,8 +48,8 @@ class DeepLabV3PlusDecoder(Decoder):
         SpecError: an unknown layout, a value out of range, or an encoder without a shallow map.
 
     Source: Chen 2018 (arXiv 1802.02611). The networks of MMSegmentation, and in the other layout of
-    smp, give the same logits of the same weights (proved in the tests). The pooled branch has a batch norm too, so
-    training needs two samples a batch.
+    smp, give the same logits of the same weights (proved in the tests). The pooled branch has a
+    batch norm too, so training needs two samples a batch.
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (16, 8, 32)
