@@ -7,6 +7,7 @@ import tests.models.tiny_timm  # noqa: F401 - registers its models
 import transferseg as ts
 from transferseg.errors import SpecError
 from transferseg.models import freeze
+from transferseg.models.summary import HEADER
 
 
 def test_the_plain_network_by_hand():
@@ -50,8 +51,13 @@ def test_attention_is_counted():
     assert model.summary()["encoder"].multiply_adds == 12 * block + (tokens - 1) * d * d
 
 
-@pytest.mark.parametrize("architecture", ts.list_architectures())
-@pytest.mark.parametrize("encoder", ["resnet10t", "test_vit", "tiny_swin", "tiny_hrnet"])
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        *((architecture, "resnet10t") for architecture in ts.list_architectures()),
+        *(("attention_unet", encoder) for encoder in ("test_vit", "tiny_swin", "tiny_hrnet")),
+    ],
+)
 def test_the_parts_are_all_of_the_model(architecture, encoder):
     with torch.device("meta"):
         model = ts.create_model(architecture, encoder, classes=2, in_channels=1)
@@ -96,7 +102,7 @@ def test_the_table():
     summary = ts.create_classifier("plain", classes=3, in_channels=1).summary((32, 48))
     lines = str(summary).splitlines()
     assert lines[0] == "One image of 32x48"
-    assert lines[1].split() == "part parameters trainable multiply-adds stride channels".split()
+    assert lines[1].split() == list(HEADER)
     assert lines[3].split() == ["encoder.stages[0]", "9,632", "9,632", "14,598,144", "1", "32"]
     assert lines[-1].split() == ["total", "4,715,171", "4,715,171", "99,534,336"]
     rows = summary.to_markdown().splitlines()

@@ -34,7 +34,9 @@ def checkpoint_encoder(model: Any, name: str, *, enable: bool) -> None:  # noqa:
         SpecError: neither timm nor this file can do it for this encoder.
     """
     if isinstance(model, VGG):
-        vars(model)[_MARK] = enable
+        vars(model).pop(_MARK, None)
+        if enable:
+            vars(model)[_MARK] = True
     elif isinstance(model, (HighResolutionNet, PlainEncoder)):
         for segment in _segments(model):
             compute_again(segment, enable=enable)
