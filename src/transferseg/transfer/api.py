@@ -13,7 +13,6 @@ from transferseg.errors import TransferError, some, unknown_name
 from transferseg.spec import ModelSpec
 from transferseg.transfer.adapters import ADAPTERS, Adapter, InputChannels, class_rows
 from transferseg.transfer.apply import apply_plan
-from transferseg.transfer.files import Source, SourceWeights, read_source, unwrapped
 from transferseg.transfer.plan import (
     Declarations,
     TransferPlan,
@@ -21,6 +20,7 @@ from transferseg.transfer.plan import (
     rename_keys,
     within,
 )
+from transferseg.transfer.reading import Source, SourceWeights, read_source, unwrapped
 from transferseg.transfer.report import TransferReport
 from transferseg.transfer.sources import ENCODER_PREFIX, SOURCES, SourceFormat, detect
 from transferseg.transfer.starts import NeutralStart
@@ -65,6 +65,7 @@ def transfer_weights(
     input_channels: InputChannels | None = None,
     classes: Mapping[str, str] | None = None,
     source_format: str | None = None,
+    entry: str | None = None,
 ) -> TransferReport:
     """Move weights into a model, with every tensor loaded, adapted or declared; or change nothing.
 
@@ -87,6 +88,8 @@ def transfer_weights(
         input_channels: how the first convolution takes another number of input channels.
         classes: source class name -> target class name, for heads, where they differ.
         source_format: a name in `SOURCES`, where recognition is not wanted.
+        entry: which entry of a file to take where it holds several sets of weights, such as
+            "student", or "ema" for a moving average; see `read_source`.
 
     Returns:
         What was done with every tensor; coverage by part.
@@ -107,7 +110,7 @@ def transfer_weights(
     parts = (parts,) if isinstance(parts, str) else tuple(parts)
     if not parts:
         raise TransferError("parts= names nothing: give 'encoder', 'decoder', 'head' or prefixes.")
-    weights = read_source(source)
+    weights = read_source(source, entry=entry)
     state = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in weights.tensors.items()}
     rename = dict(rename or {})
@@ -129,9 +132,9 @@ def transfer_weights(
     if input_channels is not None:
         _check_channels_used(plan, input_channels, model)
     apply_plan(plan, weights.tensors, model)
-    notes: tuple[str, ...] = ()
+    notes = weights.remarks
     if weights.spec is None and any(move.target in rows for move in plan.moves):
-        notes = ("head rows copied by position: the source names no classes",)
+        notes = (*notes, "head rows copied by position: the source names no classes")
     return TransferReport(plan, weights.origin, chosen.name, weights.peeled, notes)
 
 
