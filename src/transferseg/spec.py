@@ -107,7 +107,7 @@ class ModelSpec:
         decoder: the decoder's own options, JSON values.
         auxiliary: whether an auxiliary head is trained beside the main one; none is built yet.
         input: what the weights expect of an image.
-        encoder_options: the encoder's own options, JSON values; plain ViTs have some.
+        encoder_options: the encoder's own options, JSON values.
 
     Raises:
         SpecError: no classes, a name twice, a mode that does not fit the number of classes, a

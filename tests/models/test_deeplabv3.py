@@ -26,14 +26,14 @@ IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 def test_deeplabv3_in_the_bottleneck_layout_equals_mmsegmentations():
     options = {**OPTIONS, "layout": "bottleneck"}
-    model, reference = load("tiny_deeplabv3_r18", "deeplabv3", "narrow_resnet18c", NAMES, **options)
+    model, reference = load("tiny_deeplabv3_r18", "deeplabv3", "resnet18", NAMES, **options)
     assert difference(model, reference) < 1e-5
 
 
 def test_deeplabv3plus_equals_mmsegmentations():
     options = {**OPTIONS, "low_channels": 6}
     model, reference = load(
-        "tiny_deeplabv3plus_r18", "deeplabv3plus", "narrow_resnet18c", PLUS_NAMES, **options
+        "tiny_deeplabv3plus_r18", "deeplabv3plus", "resnet18", PLUS_NAMES, **options
     )
     assert difference(model, reference) < 1e-5
 

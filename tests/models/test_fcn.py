@@ -15,7 +15,7 @@ NAMES = {
 
 @pytest.mark.parametrize(
     ("name", "encoder"),
-    [("tiny_fcn_r18", "narrow_resnet18c"), ("tiny_fcn_r50", "narrow_resnet50c")],
+    [("tiny_fcn_r18", "resnet18"), ("tiny_fcn_r50", "resnet50")],
 )
 def test_fcn_equals_mmsegmentations(name, encoder):
     options = {"output_stride": 8, "dilation": "mmseg", "channels": 12}

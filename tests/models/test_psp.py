@@ -19,7 +19,7 @@ OPTIONS = {"output_stride": 8, "dilation": "mmseg", "channels": 12}
 
 
 def test_psp_equals_mmsegmentations():
-    model, reference = load("tiny_psp_r18", "psp", "narrow_resnet18c", NAMES, **OPTIONS)
+    model, reference = load("tiny_psp_r18", "psp", "resnet18", NAMES, **OPTIONS)
     assert not reference["align_corners"]
     assert difference(model, reference) < 1e-5
 
@@ -27,10 +27,10 @@ def test_psp_equals_mmsegmentations():
 def test_psp_for_769_crops_equals_mmsegmentations():
     name = "tiny_psp_r18_769"
     options = {**OPTIONS, "align_corners": True}
-    model, reference = load(name, "psp", "narrow_resnet18c", NAMES, **options)
+    model, reference = load(name, "psp", "resnet18", NAMES, **options)
     assert reference["align_corners"]
     assert difference(model, reference) < 1e-5
-    model, reference = load(name, "psp", "narrow_resnet18c", NAMES, **OPTIONS)
+    model, reference = load(name, "psp", "resnet18", NAMES, **OPTIONS)
     assert difference(model, reference) > 1e-3
 
 

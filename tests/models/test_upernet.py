@@ -16,7 +16,7 @@ NAMES = {
 
 
 def test_upernet_equals_mmsegmentations():
-    model, reference = load("tiny_upernet_r18", "upernet", "narrow_resnet18c", NAMES, channels=12)
+    model, reference = load("tiny_upernet_r18", "upernet", "resnet18", NAMES, channels=12)
     assert difference(model, reference) < 1e-5
 
 

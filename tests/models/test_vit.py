@@ -116,7 +116,9 @@ def test_options_that_cannot_be(options, message):
 
 
 def test_other_encoders_have_no_options():
-    with pytest.raises(SpecError, match=r"'resnet10t' has no options, got \['pyramid'\]"):
+    with pytest.raises(
+        SpecError, match=r"'resnet10t' has one option, 'arguments', got \['pyramid'\]"
+    ):
         unet("resnet10t", encoder_options={"pyramid": "simple"})
     with pytest.raises(SpecError, match=r"output stride 8 \(timm does not build it dilated\)"):
         Encoder("test_vit", output_stride=8)

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 import transferseg as ts
-from tests.references import encoders  # noqa: F401 - registers the narrow encoders
 from tests.references.key_weights import build, make_input, read_keys, sha
 
 FOLDER = Path(__file__).parent
 
+#: of timm's resnet18 and resnet50: as narrow as the references', with three convolutions first
+NARROW = {"arguments": {"channels": [8, 16, 32, 64], "stem_width": 4, "stem_type": "deep"}}
 #: MMSegmentation's names of a ResNet with three convolutions in its stem -> ours
 RESNET = {
     r"^backbone\.stem\.7\.": "encoder.model.bn1.",
@@ -25,12 +26,13 @@ def relative(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def load(name, architecture, encoder, renames, **options):
+def load(name, architecture, encoder, renames, encoder_options=NARROW, **options):
     """The network of a reference, every one of its tensors loaded but the auxiliary head's."""
     weights = build(read_keys(FOLDER / f"{name}.keys.txt"))
     reference = torch.load(FOLDER / f"{name}.ref.pt", weights_only=True)
     assert sha(weights) == reference["sha256"]
-    model = ts.create_model(architecture, encoder, classes=reference["classes"], **options)
+    options |= {"classes": reference["classes"], "encoder_options": encoder_options}
+    model = ts.create_model(architecture, encoder, **options)
     state = {}
     for key, value in weights.items():
         if not key.startswith("auxiliary_head."):

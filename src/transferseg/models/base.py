@@ -14,7 +14,8 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from transferseg.errors import CheckpointError
-from transferseg.models.encoders import Encoder, encoder_capabilities
+from transferseg.models.capabilities import capabilities_with
+from transferseg.models.encoders import Encoder
 from transferseg.models.freezing import Freezable
 from transferseg.spec import ModelSpec
 from transferseg.transfer import Adapter, NeutralStart, TransferReport, read_source, read_spec
@@ -57,7 +58,8 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
     def _encoder_options(self) -> dict[str, Any]:
         """Those of the spec; over a plain ViT a reader of one map takes the ViT's own."""
         options = dict(self.spec.encoder_options)
-        if not self._reads_pyramid() and encoder_capabilities(self.spec.encoder).plain is not None:
+        plain = capabilities_with(self.spec.encoder, options).plain
+        if not self._reads_pyramid() and plain is not None:
             options.setdefault("pyramid", "none")
         return options
 

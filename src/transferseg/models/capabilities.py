@@ -1,8 +1,8 @@
-"""What timm's models give as encoders, and building them as such."""
+"""What timm's models give as encoders, found by building and running them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import log2, prod
@@ -11,25 +11,26 @@ from typing import Any
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models import is_model, model_entrypoint
-from timm.models.eva import Eva
+from timm.models import is_model
 from timm.models.hrnet import HighResolutionNet
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
-from transferseg.models.dilation import built_by_timm, mend
-from transferseg.models.plain import PLAIN, PlainEncoder, plain_channels
+from transferseg.models.build import (
+    FOLLOWING,
+    build,
+    intermediates,
+    plain_width,
+    pruned_keys,
+    whole,
+)
+from transferseg.models.plain import PLAIN, plain_channels
 from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.models.plain_vit import PlainViT, plain_options
 from transferseg.models.pyramid import STRIDES
-from transferseg.models.windows import let_windows_follow
+from transferseg.models.variant import Variant
 
 OUTPUT_STRIDES = (8, 16, 32)
-#: timm's models for one image size, unless they are asked to follow the image's
-FOLLOWING = (VisionTransformer, Eva, SwinTransformer, SwinTransformerV2)
 
 
 @dataclass(frozen=True)
@@ -62,46 +63,75 @@ class EncoderCapabilities:
     parallel: bool = False
 
 
-@cache
-def encoder_capabilities(name: str) -> EncoderCapabilities:
+def encoder_capabilities(
+    name: str, arguments: Mapping[str, Any] | None = None
+) -> EncoderCapabilities:
     """What an encoder can do; built and run once a process, with small random weights on the CPU.
 
     Plain ViTs and Swin, which cannot be dilated, are run without weights, for their shapes alone.
 
+    Args:
+        name: a name of `list_encoders()`.
+        arguments: of timm's builder, as the encoder option "arguments" gives them.
+
     Raises:
-        SpecError: timm has no such model, or it gives no pyramid of feature maps for images of
-            any size.
+        SpecError: timm has no such model or argument, or it gives no pyramid of feature maps for
+            images of any size.
 
     Example:
         >>> encoder_capabilities("vgg11").output_strides
         (8, 16, 32)
+        >>> encoder_capabilities("resnet18", {"channels": [8, 16, 32, 64]}).channels
+        (64, 8, 16, 32, 64)
     """
+    return _describe(Variant.of(name, arguments))
+
+
+def capabilities_with(name: str, options: Mapping[str, Any]) -> EncoderCapabilities:
+    """What an encoder can do with its options, as `Encoder` takes them.
+
+    Example:
+        >>> capabilities_with("plain", {"arguments": {"width": 4}}).channels
+        (4, 8, 16, 32, 64)
+    """
+    return encoder_capabilities(name, options.get("arguments"))
+
+
+@cache
+def _describe(variant: Variant) -> EncoderCapabilities:
+    name = variant.name
     if name in PLAIN:
-        return _describe_plain(name)
+        return _describe_plain(variant)
     if not is_model(name):
         raise SpecError(unknown_name("encoder", name, (*timm.list_models(), *PLAIN)))
     if "." in name:
         base, _, tag = name.partition(".")
         raise SpecError(f"{name!r} names weights too: give encoder={base!r}, weights={tag!r}.")
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        if issubclass(_whole(name)[0], FOLLOWING):
-            return _explore_shapes(name)
-        return _explore(name)
+        explore = _explore_shapes if issubclass(whole(variant)[0], FOLLOWING) else _explore
+        try:
+            return explore(variant)
+        except (AttributeError, TypeError, ValueError) as error:  # of a model that timm has not
+            if isinstance(error, SpecError) or not variant.arguments:
+                raise
+            raise variant.refused(error, ()) from error
 
 
-def _describe_plain(name: str) -> EncoderCapabilities:
+def _describe_plain(variant: Variant) -> EncoderCapabilities:
     own = PLAIN_STRIDES[-1]
     refusals = ((8, "plain encoders are not dilated"), (32, f"its deepest map has stride {own}"))
-    return EncoderCapabilities(name, plain_channels(PLAIN[name]), PLAIN_STRIDES, (own,), refusals)
+    channels = plain_channels(plain_width(variant))
+    return EncoderCapabilities(variant.name, channels, PLAIN_STRIDES, (own,), refusals)
 
 
-def _explore(name: str) -> EncoderCapabilities:
-    plain = _probe(name, 32)
+def _explore(variant: Variant) -> EncoderCapabilities:
+    name = variant.name
+    plain = _probe(variant, 32)
     image = torch.linspace(-2.0, 2.0, 3 * 160 * 192).sin().reshape(1, 3, 160, 192)
     features = _features(plain, image, name)
     refusals = {}
     for output_stride in (8, 16):
-        if problem := _dilation_problem(name, output_stride, plain, features, image):
+        if problem := _dilation_problem(variant, output_stride, plain, features, image):
             refusals[output_stride] = problem
     return EncoderCapabilities(
         name,
@@ -110,15 +140,16 @@ def _explore(name: str) -> EncoderCapabilities:
         tuple(stride for stride in OUTPUT_STRIDES if stride not in refusals),
         tuple(refusals.items()),
         _multiple(plain),
-        pruned_keys(name, plain),
+        pruned_keys(variant, plain),
         parallel=isinstance(plain, HighResolutionNet),
     )
 
 
-def _explore_shapes(name: str) -> EncoderCapabilities:
+def _explore_shapes(variant: Variant) -> EncoderCapabilities:
     """Without values: these models can be large, and none of them can be dilated."""
+    name = variant.name
     with torch.device("meta"):
-        model = _built(name, 32)
+        model = _built(variant, 32)
         if not isinstance(model.patch_embed, PatchEmbed):
             why = "it begins with convolutions, whose grid timm miscounts."
             raise SpecError(_one_size(name, why))
@@ -140,7 +171,7 @@ def _explore_shapes(name: str) -> EncoderCapabilities:
         (32,),
         tuple(refusals.items()),
         multiple,
-        pruned_keys(name, model),
+        pruned_keys(variant, model),
         plain,
     )
 
@@ -165,109 +196,25 @@ def _multiple(model: Any) -> int:  # noqa: ANN401 - a timm model
         height, width = side * (147 // side | 1), side * (181 // side | 1)
         try:
             with torch.no_grad():
-                _intermediates(model, torch.zeros(1, 3, height, width))
+                intermediates(model, torch.zeros(1, 3, height, width))
         except (RuntimeError, AssertionError, ValueError):
             continue
         return int(side)
     return 32
 
 
-def pruned_keys(name: str, model: nn.Module) -> tuple[str, ...]:
-    """Keys of the whole timm model that the encoder has not."""
-    if name in PLAIN:
-        return ()
-    kept = model.state_dict()
-    _, keys = _whole(name)
-    return tuple(key for key in keys if key not in kept)
-
-
-def _build(
-    name: str,
-    in_channels: int,
-    output_stride: int,
-    pretrained: bool | str = False,
-    layers: Sequence[int] | None = None,
-) -> Any:  # noqa: ANN401 - a timm model
-    if name in PLAIN:
-        if pretrained:
-            raise SpecError(f"there are no weights of encoder {name!r} to download; give a path.")
-        return PlainEncoder(PLAIN[name], in_channels=in_channels)
-    model_class, _ = _whole(name)
-    options: dict[str, float] = {}
-    if output_stride != 32 and built_by_timm(model_class):
-        options["output_stride"] = output_stride
-    if issubclass(model_class, FOLLOWING):
-        options["dynamic_img_size"] = True
-    if not built_by_timm(model_class) and not pretrained:
-        # VGG's fully connected layers (100 million values) are built and pruned: keep them thin.
-        options["mlp_ratio"] = 1 / 4096
-    tagged = f"{name}.{pretrained}" if isinstance(pretrained, str) else name
+def _built(variant: Variant, output_stride: int) -> Any:  # noqa: ANN401 - a timm model
     try:
-        model = timm.create_model(
-            tagged, pretrained=bool(pretrained), in_chans=in_channels, num_classes=0, **options
-        )
-    except (RuntimeError, OSError) as error:
-        raise SpecError(
-            f"timm cannot build encoder {tagged!r}{' with its weights' if pretrained else ''}: "
-            f"{error}"
-        ) from error
-    if not hasattr(model, "forward_intermediates"):
-        raise SpecError(f"encoder {name!r} has no forward_intermediates in this timm.")
-    _prune(model, layers)
-    if output_stride != 32:
-        mend(model, output_stride)
-    let_windows_follow(model)
-    return model
-
-
-def _prune(model: Any, layers: Sequence[int] | None) -> None:  # noqa: ANN401 - a timm model
-    """Drop what no feature map needs: heads, and blocks after the last layer."""
-    wanted = None if layers is None else list(layers)
-    model.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
-    leftovers = ["pre_logits", "head", "conv_head"]
-    if hasattr(model, "conv_head"):  # whose norm it is; elsewhere "bn2" is the stem's
-        leftovers.append("bn2")
-    for leftover in leftovers:
-        if isinstance(getattr(model, leftover, None), nn.Module):
-            setattr(model, leftover, nn.Identity())
-    if isinstance(model, HighResolutionNet):
-        model.incre_modules = None  # part of the classifier: the maps are the branches themselves
-
-
-def _intermediates(
-    model: Any,  # noqa: ANN401 - a timm model
-    image: Tensor,
-    layers: Sequence[int] | None = None,
-) -> list[Tensor]:
-    """The feature maps; of HRNet its branches, without the stem's."""
-    if isinstance(model, HighResolutionNet):
-        layers = range(1, model.num_branches + 1)
-    chosen = {} if layers is None else {"indices": list(layers)}
-    features: list[Tensor] = model.forward_intermediates(image, intermediates_only=True, **chosen)
-    return features
-
-
-@cache
-def _whole(name: str) -> tuple[type[nn.Module], tuple[str, ...]]:
-    """Class and keys of the whole timm model, built without memory for weights where that works."""
-    try:
-        with torch.device("meta"):
-            model: nn.Module = model_entrypoint(name)(pretrained=False)
-    except NotImplementedError:  # RegNet's constructor calls operators that older torch has not
-        model = model_entrypoint(name)(pretrained=False)
-    return type(model), tuple(model.state_dict())
-
-
-def _built(name: str, output_stride: int) -> Any:  # noqa: ANN401 - a timm model
-    try:
-        return _build(name, 3, output_stride)
+        return build(variant, 3, output_stride)
     except (TypeError, AssertionError, NotImplementedError) as error:
-        raise SpecError(f"timm cannot build {name!r} at stride {output_stride}: {error}") from error
+        raise SpecError(
+            f"timm cannot build {variant.name!r} at stride {output_stride}: {error}"
+        ) from error
 
 
-def _probe(name: str, output_stride: int) -> Any:  # noqa: ANN401 - a timm model
+def _probe(variant: Variant, output_stride: int) -> Any:  # noqa: ANN401 - a timm model
     """The encoder with random weights in which no branch is silent (timm zeroes residual norms)."""
-    model = _built(name, output_stride).eval()
+    model = _built(variant, output_stride).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, value in model.state_dict().items():
@@ -285,7 +232,7 @@ def _probe(name: str, output_stride: int) -> Any:  # noqa: ANN401 - a timm model
 def _features(model: Any, image: Tensor, name: str) -> list[Tensor]:  # noqa: ANN401
     try:
         with torch.no_grad():
-            return _intermediates(model, image)
+            return intermediates(model, image)
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise SpecError(_one_size(name, str(error).strip())) from error
 
@@ -298,15 +245,15 @@ def _one_size(name: str, why: str) -> str:
 
 
 def _dilation_problem(
-    name: str, output_stride: int, plain: nn.Module, wanted: list[Tensor], image: Tensor
+    variant: Variant, output_stride: int, plain: nn.Module, wanted: list[Tensor], image: Tensor
 ) -> str | None:
     """Why an encoder cannot be dilated, or None: its features, subsampled, must not change."""
     try:
-        dilated = _probe(name, output_stride)
+        dilated = _probe(variant, output_stride)
     except SpecError:
         return "timm does not build it dilated"
     dilated.load_state_dict(plain.state_dict())
-    for before, after in zip(wanted, _features(dilated, image, name), strict=True):
+    for before, after in zip(wanted, _features(dilated, image, variant.name), strict=True):
         step = after.shape[-1] // before.shape[-1]
         change = (after[..., ::step, ::step] - before).abs().max() / before.abs().max()
         if not float(change) < 1e-4:

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias, TypeVar
 from transferseg.errors import SpecError
 from transferseg.models.autoencoder import Autoencoder
 from transferseg.models.base import SpecModel
+from transferseg.models.capabilities import capabilities_with
 from transferseg.models.classifier import Classifier
 from transferseg.models.decoders import DECODERS, check_options
-from transferseg.models.encoders import encoder_capabilities, encoder_input
+from transferseg.models.encoders import encoder_input
 from transferseg.models.segmenter import Segmenter
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
 from transferseg.transfer import read_source, transfer_weights
@@ -71,7 +72,8 @@ def create_model(
         dilation: whose way of dilating below 32: "timm", which is torchvision's, or, for ResNets,
             "smp" (it dilates the first block of a stage too) or "mmseg" (of a basic block it
             dilates the first convolution alone). Weights want the one they were trained with.
-        encoder_options: the encoder's own options; plain ViTs have some, see `Encoder`: such as
+        encoder_options: the encoder's own options, see `Encoder`: such as
+            {"arguments": {"drop_path_rate": 0.1}} or, of a plain ViT,
             {"pyramid": "multilevel", "layers": [2, 5, 8, 11]}.
         **decoder: the decoder's own options.
 
@@ -94,7 +96,7 @@ def create_model(
         classes=names,
         mode=mode or default_mode(names),
         threshold=threshold,
-        output_stride=_output_stride(architecture, encoder, output_stride),
+        output_stride=_output_stride(architecture, encoder, output_stride, encoder_options),
         dilation=dilation,
         decoder=decoder,
         input=_input(encoder, in_channels, input_spec, weights),
@@ -139,7 +141,7 @@ def create_classifier(
         encoder=encoder,
         classes=names,
         mode=mode or default_mode(names),
-        output_stride=encoder_capabilities(encoder).output_strides[-1],
+        output_stride=capabilities_with(encoder, encoder_options or {}).output_strides[-1],
         decoder={"dropout": dropout},
         input=_input(encoder, in_channels, input_spec, weights),
         encoder_options=encoder_options or {},
@@ -185,7 +187,7 @@ def create_autoencoder(
         encoder=encoder,
         classes=names or tuple(f"channel_{index}" for index in range(in_channels)),
         mode="multilabel",
-        output_stride=_output_stride("unet", encoder, None),
+        output_stride=_output_stride("unet", encoder, None, encoder_options),
         decoder=decoder,
         input=_input(encoder, in_channels, input_spec, weights),
         encoder_options=encoder_options or {},
@@ -204,7 +206,6 @@ def _input(
     encoder: str, in_channels: int, input_spec: InputSpec | None, weights: Weights
 ) -> InputSpec:
     """What was asked for, else what the weights expect, else what timm's weights would."""
-    encoder_capabilities(encoder)  # an unknown name gets its own error first
     if input_spec is not None:
         if input_spec.channels != in_channels:
             raise SpecError(
@@ -224,8 +225,10 @@ def _input(
     return replace(adapted, value_range=known.input.value_range)
 
 
-def _output_stride(architecture: str, encoder: str, asked: int | None) -> int:
-    able = encoder_capabilities(encoder).output_strides
+def _output_stride(
+    architecture: str, encoder: str, asked: int | None, options: Mapping[str, Any] | None
+) -> int:
+    able = capabilities_with(encoder, options or {}).output_strides
     preferred = DECODERS[architecture].output_strides
     common = [stride for stride in preferred if stride in able]
     if asked is None and common:

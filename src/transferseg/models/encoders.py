@@ -13,19 +13,19 @@ from timm.models.hrnet import HighResolutionNet
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
+from transferseg.models.build import build, intermediates, pruned_keys
 from transferseg.models.capabilities import (
     OUTPUT_STRIDES,
     EncoderCapabilities,
-    _build,
-    _intermediates,
+    capabilities_with,
     encoder_capabilities,
-    pruned_keys,
 )
 from transferseg.models.dilation import DILATIONS, set_style
 from transferseg.models.freezing import UNREAD
 from transferseg.models.plain import PLAIN, plain_input
 from transferseg.models.plain_vit import PlainOptions, PlainViT, PositionGrid, plain_options
 from transferseg.models.pyramid import PYRAMIDS, STRIDES, Pyramid
+from transferseg.models.variant import Variant
 from transferseg.spec import InputSpec
 from transferseg.transfer import Adapter
 
@@ -52,11 +52,18 @@ class Encoder(nn.Module):
         output_stride: 32, or 16 or 8 by dilation; None for its own.
         dilation: whose way: "timm" (torchvision's) or, of ResNets, "smp" or "mmseg".
         pretrained: False, True for timm's default weights, or a tag of timm's; downloads them.
-        options: of a plain ViT. "pyramid": "simple" (the default; ViTDet's), "multilevel"
-            (MMSegmentation's), or "none" for its own maps, all at the stride of its patches.
-            "layers": the blocks, from 0, after which maps are taken: four, or one for all levels;
-            by default the last for "simple", else four spread evenly. "channels": of the pyramid's
-            maps, by default 256 for "simple" and the ViT's for "multilevel".
+        options: JSON values; see below.
+
+    The options:
+
+    - "arguments", of every encoder: of timm's builder, such as `{"drop_path_rate": 0.1}` or, for a
+      narrow ResNet, `{"channels": [8, 16, 32, 64]}`; of a plain encoder `{"width": 64}`.
+    - "pyramid", of plain ViTs: "simple" (the default; ViTDet's), "multilevel" (MMSegmentation's),
+      or "none" for its own maps, all at the stride of its patches.
+    - "layers", of plain ViTs: the blocks, from 0, after which maps are taken: four, or one for all
+      levels; by default the last for "simple", else four spread evenly.
+    - "channels", of plain ViTs: of the pyramid's maps, by default 256 for "simple" and the ViT's
+      for "multilevel".
 
     Attributes:
         channels: of each feature map.
@@ -77,6 +84,8 @@ class Encoder(nn.Module):
         >>> vit = Encoder("test_vit", options={"pyramid": "multilevel", "layers": [1, 2, 4, 5]})
         >>> [tuple(f.shape[1:]) for f in vit(torch.rand(1, 3, 64, 96))][0], vit.strides
         ((64, 16, 24), (4, 8, 16, 32))
+        >>> Encoder("resnet18", options={"arguments": {"channels": [8, 16, 32, 64]}}).channels
+        (64, 8, 16, 32, 64)
     """
 
     model: Any  # a timm model; timm has no common class with forward_intermediates
@@ -95,7 +104,9 @@ class Encoder(nn.Module):
         super().__init__()
         if dilation not in DILATIONS:
             raise SpecError(unknown_name("dilation style", dilation, DILATIONS))
-        capabilities = encoder_capabilities(name)
+        options = dict(options or {})
+        capabilities = capabilities_with(name, options)
+        variant = Variant.of(name, options.pop("arguments", None))
         if output_stride is None:
             output_stride = capabilities.output_strides[-1]
         if output_stride not in capabilities.output_strides:
@@ -106,16 +117,16 @@ class Encoder(nn.Module):
             )
         plain, chosen = capabilities.plain, None
         if plain is not None or options:
-            chosen = plain_options(name, plain, options or {})
+            chosen = plain_options(name, plain, options)
         self.layers = chosen.layers if chosen else None
-        self.model = _build(name, in_channels, output_stride, pretrained, self.layers)
+        self.model = build(variant, in_channels, output_stride, pretrained, self.layers)
         if output_stride != 32:
             set_style(self.model, dilation, name)
         self.channels = capabilities.channels
         self.strides = tuple(min(stride, output_stride) for stride in capabilities.strides)
         self.multiple = capabilities.multiple
         self.parallel = capabilities.parallel
-        self.pruned = pruned_keys(name, self.model)
+        self.pruned = pruned_keys(variant, self.model)
         self.pyramid = None
         if plain is not None and chosen is not None:
             self._add_pyramid(plain, chosen)
@@ -134,7 +145,7 @@ class Encoder(nn.Module):
         height, width = image.shape[-2:]
         if self.multiple > 1:
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        features = _intermediates(self.model, image, self.layers)
+        features = intermediates(self.model, image, self.layers)
         if self.pyramid is not None:
             features = self.pyramid(features)
         if self.multiple > 1:
@@ -148,7 +159,13 @@ class Encoder(nn.Module):
         """Keys of the convolutions that read the image."""
         first = self.model.pretrained_cfg.get("first_conv") or ()
         names = (first,) if isinstance(first, str) else tuple(first)
-        return tuple(f"model.{name}.weight" for name in names)
+        return tuple(f"model.{self._first_conv(name)}.weight" for name in names)
+
+    def _first_conv(self, name: str) -> str:
+        """Where timm says that it is, or (of a deep stem, an argument) the first inside."""
+        modules = self.model.get_submodule(name).named_modules(prefix=name)
+        convs = (path for path, module in modules if isinstance(module, nn.Conv2d))
+        return next(convs, name)
 
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """Own key -> adapter from another image size: a ViT's position embedding."""

@@ -53,7 +53,7 @@ def plain_options(name: str, plain: PlainViT | None, options: Mapping[str, Any])
 
     Args:
         name: the encoder's, for messages.
-        plain: what it is, None for an encoder that is no plain ViT: it has no options.
+        plain: what it is, None for an encoder that is no plain ViT: it has none of them.
         options: `pyramid`: "simple" (default), "multilevel" or "none"; `layers`: four, one for each
             level, or one for all; by default the last for "simple", four spread evenly else;
             `channels`: of every level, by default 256 for "simple", the ViT's for "multilevel".
@@ -67,11 +67,13 @@ def plain_options(name: str, plain: PlainViT | None, options: Mapping[str, Any])
     """
     if plain is None:
         raise SpecError(
-            f"encoder {name!r} has no options, got {sorted(options)}; plain ViTs have {OPTIONS}."
+            f"encoder {name!r} has one option, 'arguments', got {sorted(options)}; plain ViTs have "
+            f"{OPTIONS} too."
         )
     for option in options:
         if option not in OPTIONS:
-            raise SpecError(unknown_name(f"option of encoder {name!r}", option, OPTIONS))
+            known = (*OPTIONS, "arguments")
+            raise SpecError(unknown_name(f"option of encoder {name!r}", option, known))
     pyramid = options.get("pyramid", DEFAULT_PYRAMID)
     if pyramid not in (*PYRAMIDS, "none"):
         raise SpecError(unknown_name("pyramid", str(pyramid), (*PYRAMIDS, "none")))

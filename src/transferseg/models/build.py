@@ -1,0 +1,194 @@
+"""Building timm's models as encoders: without their heads, dilated, for any image size."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from timm.models import model_entrypoint
+from timm.models.eva import Eva
+from timm.models.hrnet import HighResolutionNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from transferseg.errors import SpecError, some
+from transferseg.models.dilation import built_by_timm, mend
+from transferseg.models.plain import PLAIN, PlainEncoder
+from transferseg.models.variant import Variant
+from transferseg.models.windows import let_windows_follow
+
+#: timm's models for one image size, unless they are asked to follow the image's
+FOLLOWING = (VisionTransformer, Eva, SwinTransformer, SwinTransformerV2)
+#: what timm resamples when weights are loaded -> the sides of it that must fit
+RESAMPLED = {
+    "pos_embed": slice(-1, None),
+    "relative_position_bias_table": slice(-1, None),
+    "patch_embed.proj.weight": slice(0, 2),
+}
+
+
+def build(
+    variant: Variant,
+    in_channels: int,
+    output_stride: int,
+    pretrained: bool | str = False,
+    layers: Sequence[int] | None = None,
+) -> Any:  # noqa: ANN401 - a timm model
+    """A timm model, or a plain encoder, without what no feature map needs.
+
+    Args:
+        variant: its name and arguments.
+        in_channels: channels of the image.
+        output_stride: 32, or 16 or 8 by dilation.
+        pretrained: False, True or a tag, as timm takes them.
+        layers: of a plain ViT, the blocks after which maps are taken.
+
+    Raises:
+        SpecError: arguments or weights with which it cannot be built.
+    """
+    if variant.name in PLAIN:
+        return _build_plain(variant, in_channels, pretrained)
+    model_class, _ = whole(variant)
+    if pretrained:
+        _check_weights_fit(variant)
+    options: dict[str, Any] = {}
+    if output_stride != 32 and built_by_timm(model_class):
+        options["output_stride"] = output_stride
+    if issubclass(model_class, FOLLOWING):
+        options["dynamic_img_size"] = True
+    if not built_by_timm(model_class) and not pretrained:
+        # VGG's fully connected layers (100 million values) are built and pruned: keep them thin.
+        options["mlp_ratio"] = 1 / 4096
+    model = _from_timm(variant, in_channels, pretrained, options | variant.arguments)
+    _prune(model, layers)
+    if output_stride != 32:
+        mend(model, output_stride)
+    let_windows_follow(model)
+    return model
+
+
+def _build_plain(variant: Variant, in_channels: int, pretrained: bool | str) -> PlainEncoder:
+    if pretrained:
+        raise SpecError(
+            f"there are no weights of encoder {variant.name!r} to download; give a path."
+        )
+    return PlainEncoder(plain_width(variant), in_channels=in_channels)
+
+
+def plain_width(variant: Variant) -> int:
+    """Channels of a plain encoder's first stage, its one argument.
+
+    Raises:
+        SpecError: another argument, or no whole number from 1.
+
+    Example:
+        >>> plain_width(Variant("plain")), plain_width(Variant.of("plain", {"width": 8}))
+        (32, 8)
+    """
+    arguments = variant.arguments
+    width = arguments.pop("width", PLAIN[variant.name])
+    if arguments or type(width) is not int or width < 1:
+        raise SpecError(
+            f"encoder {variant.name!r} has one argument, width, a whole number from 1; "
+            f"got {variant.arguments}."
+        )
+    return width
+
+
+def _from_timm(
+    variant: Variant, in_channels: int, pretrained: bool | str, options: Mapping[str, Any]
+) -> Any:  # noqa: ANN401 - a timm model
+    name = variant.name
+    tagged = f"{name}.{pretrained}" if isinstance(pretrained, str) else name
+    try:
+        model = timm.create_model(
+            tagged, pretrained=bool(pretrained), in_chans=in_channels, num_classes=0, **options
+        )
+    except (RuntimeError, OSError) as error:
+        raise SpecError(
+            f"timm cannot build encoder {tagged!r}{' with its weights' if pretrained else ''}: "
+            f"{error}"
+        ) from error
+    if not hasattr(model, "forward_intermediates"):
+        raise SpecError(f"encoder {name!r} has no forward_intermediates in this timm.")
+    return model
+
+
+def _check_weights_fit(variant: Variant) -> None:
+    """Of its weights timm loads what fits and leaves the rest as it is, where the head differs."""
+    own, theirs = dict(whole(variant)[1]), dict(whole(Variant(variant.name))[1])
+    wrong = list(own.keys() ^ theirs.keys())
+    for key in own.keys() & theirs.keys():
+        sides = [side for end, side in RESAMPLED.items() if key.endswith(end)]
+        part = sides[0] if sides else slice(None)
+        if len(own[key]) != len(theirs[key]) or own[key][part] != theirs[key][part]:
+            wrong.append(key)
+    if wrong:
+        raise SpecError(
+            f"timm's weights of {variant.name!r} do not fit the arguments {variant.arguments}: "
+            f"{some(sorted(wrong))} would differ. Leave the weights out, or these arguments."
+        )
+
+
+@cache
+def whole(variant: Variant) -> tuple[type[nn.Module], tuple[tuple[str, tuple[int, ...]], ...]]:
+    """Class, and keys with shapes, of the whole timm model; without memory where that works.
+
+    Raises:
+        SpecError: arguments that timm does not know, or with which it cannot build the model.
+    """
+    entry, arguments = model_entrypoint(variant.name), variant.arguments
+    try:
+        try:
+            with torch.device("meta"):
+                model: nn.Module = entry(pretrained=False, **arguments)
+        except NotImplementedError:  # RegNet's constructor calls operators that older torch has not
+            model = entry(pretrained=False, **arguments)
+    except Exception as error:
+        if not arguments:
+            raise
+        known = inspect.signature(whole(Variant(variant.name))[0]).parameters
+        raise variant.refused(error, tuple(known)) from error
+    shapes = ((key, tuple(value.shape)) for key, value in model.state_dict().items())
+    return type(model), tuple(shapes)
+
+
+def pruned_keys(variant: Variant, model: nn.Module) -> tuple[str, ...]:
+    """Keys of the whole timm model that the encoder has not."""
+    if variant.name in PLAIN:
+        return ()
+    kept = model.state_dict()
+    return tuple(key for key, _ in whole(variant)[1] if key not in kept)
+
+
+def _prune(model: Any, layers: Sequence[int] | None) -> None:  # noqa: ANN401 - a timm model
+    """Drop what no feature map needs: heads, and blocks after the last layer."""
+    wanted = None if layers is None else list(layers)
+    model.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+    leftovers = ["pre_logits", "head", "conv_head"]
+    if hasattr(model, "conv_head"):  # whose norm it is; elsewhere "bn2" is the stem's
+        leftovers.append("bn2")
+    for leftover in leftovers:
+        if isinstance(getattr(model, leftover, None), nn.Module):
+            setattr(model, leftover, nn.Identity())
+    if isinstance(model, HighResolutionNet):
+        model.incre_modules = None  # part of the classifier: the maps are the branches themselves
+
+
+def intermediates(
+    model: Any,  # noqa: ANN401 - a timm model
+    image: Tensor,
+    layers: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """The feature maps; of HRNet its branches, without the stem's."""
+    if isinstance(model, HighResolutionNet):
+        layers = range(1, model.num_branches + 1)
+    chosen = {} if layers is None else {"indices": list(layers)}
+    features: list[Tensor] = model.forward_intermediates(image, intermediates_only=True, **chosen)
+    return features
