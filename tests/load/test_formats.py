@@ -11,8 +11,8 @@ import torchvision
 import transferseg as ts
 from tests.load.files import fed, randomise
 from transferseg.errors import CheckpointError
+from transferseg.load.cli import main
 from transferseg.load.formats import FORMATS
-from transferseg.load.loading import build
 
 #: format -> a model of its library, small
 EXAMPLES = {
@@ -104,26 +104,21 @@ def test_a_file_of_another_ecosystem_is_not_claimed(tmp_path):
         ts.load_checkpoint(tmp_path / "a.pth")
 
 
-def test_the_command_line_inspects_and_converts(example, tmp_path, capsys):
-    from transferseg.load.cli import main
-
-    name, path = example
+def test_the_command_line_inspects_and_converts(tmp_path, capsys):
+    path, folder = tmp_path / "a.pth", tmp_path / "ours"
+    torch.save(randomise(EXAMPLES["timm"]()).state_dict(), path)
     assert main(["inspect", str(path)]) == 0
     assert capsys.readouterr().out.strip() == str(ts.inspect_checkpoint(path))
     assert main(["inspect", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format"] == name
-    names = [f"c{index}" for index in range(ts.inspect_checkpoint(path).classes)]
-    asked = [] if name == "transferseg" else ["--classes", *names, "--option", "threshold", "0.3"]
-    assert main(["convert", str(path), str(tmp_path / "ours"), *asked]) == 0
-    assert capsys.readouterr().out.startswith(f"Transfer from {path} ({name} names)")
-    spec = ts.inspect_checkpoint(tmp_path / "ours").spec
-    wanted, _ = ts.load_checkpoint(path)
-    if asked:
-        assert (list(spec.classes), spec.threshold) == (names, 0.3)
-    converted = build(spec)
-    kind = type(converted).from_pretrained(tmp_path / "ours")
-    assert all(torch.equal(v, fed(wanted)[k]) for k, v in kind.state_dict().items())
-    assert (tmp_path / "ours" / "transfer.json").exists()
+    assert json.loads(capsys.readouterr().out)["format"] == "timm"
+    asked = ["--classes", "a", "b", "c", "--option", "threshold", "0.3", "--option", "mode"]
+    assert main(["convert", str(path), str(folder), *asked, "multilabel"]) == 0
+    assert capsys.readouterr().out.startswith(f"Transfer from {path} (timm names)")
+    ours, (theirs, _) = ts.Classifier.from_pretrained(folder), ts.load_checkpoint(path)
+    assert (ours.spec.classes, ours.spec.threshold) == (("a", "b", "c"), 0.3)
+    assert ours.spec.mode == "multilabel"
+    assert all(torch.equal(v, fed(theirs)[k]) for k, v in ours.state_dict().items())
+    assert (folder / "transfer.json").exists()
 
 
 def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path, monkeypatch, capsys):

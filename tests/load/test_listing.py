@@ -54,11 +54,11 @@ def test_safetensors_are_inspected_by_their_header(theirs, tmp_path, monkeypatch
     path = tmp_path / "a.safetensors"
     save_file(theirs.state_dict(), path, metadata={"note": "mine"})
     monkeypatch.setattr("safetensors.torch.load_file", None)
-    monkeypatch.setattr("transferseg.transfer.files.load_file", None, raising=False)
+    monkeypatch.setattr("transferseg.transfer.reading.load_file", None)
     listing = read_listing(path)
     assert listing.shapes == {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
     assert listing.dtypes["bn1.num_batches_tracked"] == torch.int64
-    assert listing.metadata == {"header": {"note": "mine"}}
+    assert listing.metadata == {"note": "mine"}
     assert ts.inspect_checkpoint(path).encoder == "resnet10t"
 
 
@@ -97,3 +97,22 @@ def test_what_is_not_there(tmp_path):
         for name in ("a.pth", "a.safetensors"):
             with pytest.raises(CheckpointError, match=f"{name} does not exist"):
                 call(tmp_path / name)
+
+
+def test_a_sharded_folder_gives_its_encoder_to_a_model(theirs, tmp_path):
+    write_shards(tmp_path, theirs.state_dict(), ".safetensors", save_file)
+    model = ts.create_model("unet", "resnet10t", classes=2, weights=tmp_path)
+    assert torch.equal(model.encoder.model.conv1[0].weight, theirs.conv1[0].weight)
+
+
+def test_what_stands_beside_the_weights_is_told_and_can_be_chosen(theirs, tmp_path):
+    average = {key: value * 2 for key, value in theirs.state_dict().items()}
+    state = {"model": theirs.state_dict(), "model_ema": average, "epoch": 3, "optimizer": {"lr": 1}}
+    torch.save(state, tmp_path / "a.pth")
+    info = ts.inspect_checkpoint(tmp_path / "a.pth")
+    assert info.others == ("epoch", "optimizer", "model_ema (weights too: entry='model_ema')")
+    assert "optimizer" in str(info)
+    model, report = ts.load_checkpoint(tmp_path / "a.pth", entry="ema")
+    assert torch.equal(model.head.weight, average["fc.weight"])
+    assert report.peeled == ("model_ema",)
+    assert "beside the weights: optimizer" in str(report)

@@ -96,6 +96,7 @@ class CheckpointInfo:
 def inspect_checkpoint(
     path: str | os.PathLike[str],
     *,
+    entry: str | None = None,
     encoder: str | None = None,
     classes: int | Sequence[str] | None = None,
     mode: TargetMode | None = None,
@@ -114,6 +115,7 @@ def inspect_checkpoint(
     Args:
         path: a checkpoint file, or a folder with one: transferseg's own, a hub repository's,
             sharded ones too.
+        entry: which of several sets of weights in the file, such as "ema".
         encoder: which of several encoders of equal shapes it is.
         classes: their names, or their number, which must be the head's.
         mode: as in `create_model`.
@@ -148,7 +150,7 @@ def inspect_checkpoint(
         "encoder_options": encoder_options,
         **decoder,
     }
-    return examine(read_listing(path), asked).info
+    return examine(read_listing(path, entry=entry), asked).info
 
 
 @dataclass(frozen=True)

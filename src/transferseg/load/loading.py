@@ -24,6 +24,7 @@ from transferseg.types import TargetMode
 def load_checkpoint(
     path: str | os.PathLike[str],
     *,
+    entry: str | None = None,
     encoder: str | None = None,
     classes: int | Sequence[str] | None = None,
     mode: TargetMode | None = None,
@@ -42,6 +43,7 @@ def load_checkpoint(
 
     Args:
         path: as in `inspect_checkpoint`, and so are the keywords.
+        entry: which of several sets of weights in the file, such as "ema".
         encoder: which of several encoders of equal shapes it is.
         classes: their names, or their number.
         mode: as in `create_model`.
@@ -82,7 +84,7 @@ def load_checkpoint(
         "encoder_options": encoder_options,
         **decoder,
     }
-    weights = read_weights(path)
+    weights = read_weights(path, entry=entry)
     seen = examine(listing_of(weights, path), asked)
     spec = _spec(seen)
     model = build(spec)
@@ -133,7 +135,8 @@ def fill(
         raise TransferError(
             f"{info.path} was taken for {what}, but does not fit: {error}"
         ) from None
-    notes = tuple(f"assumed {one}" for one in info.assumed)
+    beside = (f"beside the weights: {name}" for name in info.others)
+    notes = (*(f"assumed {one}" for one in info.assumed), *beside)
     return TransferReport(plan, info.path, naming.name, info.peeled, notes)
 
 

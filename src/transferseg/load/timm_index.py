@@ -21,7 +21,7 @@ import torch
 from timm.models import is_model, model_entrypoint
 from torch import nn
 
-from transferseg.models.capabilities import _prune
+from transferseg.models.build import prune
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -117,7 +117,7 @@ def _row(name: str) -> Row:
     layout = Layout(_names(config and config.first_conv), _names(config and config.classifier))
     whole = digest(shapes_of(model), layout)
     try:
-        _prune(model, None)
+        prune(model, None)
     except (AttributeError, TypeError, AssertionError, ValueError, NotImplementedError):
         return Row(layout, whole, None)  # it gives no feature maps
     return Row(layout, whole, digest(shapes_of(model), layout))

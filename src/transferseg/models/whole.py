@@ -9,7 +9,8 @@ import timm
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
-from transferseg.models.capabilities import FOLLOWING, _whole
+from transferseg.models.build import FOLLOWING, whole
+from transferseg.models.variant import Variant
 from transferseg.models.windows import let_windows_follow
 from transferseg.transfer import Adapter
 
@@ -62,11 +63,12 @@ class WholeModel(nn.Module):
         if not timm.is_model(name):
             raise SpecError(unknown_name("encoder", name, timm.list_models()))
         options = dict(options or {})
-        arguments = dict(options.pop("arguments", {}))
+        variant = Variant.of(name, options.pop("arguments", None))
         if options:
             raise SpecError(f"a whole timm classifier has no encoder options; got {options}.")
-        if issubclass(_whole(name)[0], FOLLOWING):
-            arguments.setdefault("dynamic_img_size", True)
+        arguments = variant.arguments
+        if issubclass(whole(variant)[0], FOLLOWING):
+            arguments["dynamic_img_size"] = True
         if dropout:
             arguments["drop_rate"] = dropout
         tagged = f"{name}.{pretrained}" if isinstance(pretrained, str) else name
