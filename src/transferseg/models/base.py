@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub import PyTorchModelHubMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from transferseg.errors import CheckpointError, SpecError
 from transferseg.models.capabilities import capabilities_with
@@ -49,7 +49,12 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
                 f"{type(self).__name__} has no auxiliary head, which segmentation models alone "
                 "have; leave auxiliary=False."
             )
-        self.encoder = Encoder(
+        self.encoder: Any = self._build_encoder(pretrained)  # an Encoder, or what stands in for it
+        # What the mixin writes as config.json when it pushes to a hub.
+        self._hub_mixin_config = {"spec": self.spec.to_dict()}
+
+    def _build_encoder(self, pretrained: bool | str) -> nn.Module:
+        return Encoder(
             self.spec.encoder,
             in_channels=self.spec.input.channels,
             output_stride=self.spec.output_stride,
@@ -57,8 +62,6 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
             pretrained=pretrained,
             options=self._encoder_options(),
         )
-        # What the mixin writes as config.json when it pushes to a hub.
-        self._hub_mixin_config = {"spec": self.spec.to_dict()}
 
     def _encoder_options(self) -> dict[str, Any]:
         """Those of the spec; over a plain ViT a reader of one map takes the ViT's own."""
@@ -143,7 +146,8 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
 
     def transfer_unused(self) -> tuple[str, ...]:
         """Keys of the timm model that its encoder does without (classifier heads)."""
-        return self.encoder.pruned
+        pruned: tuple[str, ...] = self.encoder.pruned
+        return pruned
 
     def transfer_stem(self) -> tuple[str, ...]:
         """Keys of the convolutions that read the image."""

@@ -66,7 +66,7 @@ def build(
         # VGG's fully connected layers (100 million values) are built and pruned: keep them thin.
         options["mlp_ratio"] = 1 / 4096
     model = _from_timm(variant, in_channels, pretrained, options | variant.arguments)
-    _prune(model, layers)
+    prune(model, layers)
     if output_stride != 32:
         mend(model, output_stride)
     let_windows_follow(model)
@@ -167,7 +167,7 @@ def pruned_keys(variant: Variant, model: nn.Module) -> tuple[str, ...]:
     return tuple(key for key, _ in whole(variant)[1] if key not in kept)
 
 
-def _prune(model: Any, layers: Sequence[int] | None) -> None:  # noqa: ANN401 - a timm model
+def prune(model: Any, layers: Sequence[int] | None) -> None:  # noqa: ANN401 - a timm model
     """Drop what no feature map needs: heads, and blocks after the last layer."""
     wanted = None if layers is None else list(layers)
     model.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)

@@ -19,7 +19,7 @@ from transferseg.models.segmenter import Segmenter
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
 from transferseg.transfer import read_source, transfer_weights
 from transferseg.transfer.adapters import InputChannels
-from transferseg.transfer.sources import ENCODER_PREFIX, PYRAMID
+from transferseg.transfer.sources import ENCODER_PREFIX, PYRAMID, detect
 from transferseg.types import TargetMode
 
 #: Of the encoder: None (random), "default" or a tag of timm's (downloaded), or a checkpoint's path.
@@ -272,9 +272,11 @@ def _parts(weights: str | os.PathLike[str], model: SpecModel) -> tuple[str, ...]
 def _channels(weights: str | os.PathLike[str], model: SpecModel) -> InputChannels | None:
     """How the file's first convolution becomes the model's: as timm does it, or not at all."""
     tensors = read_source(weights).tensors
-    for stem in model.transfer_stem():
-        wanted = model.get_parameter(stem).shape[1]
-        for key in (stem, stem.removeprefix(ENCODER_PREFIX)):
-            if key in tensors and tensors[key].shape[1] != wanted:
+    naming = detect(tensors, model.state_dict())
+    for key, tensor in tensors.items():
+        stem = naming.target_key(key) if naming else key
+        if stem in model.transfer_stem():
+            wanted = model.get_parameter(stem).shape[1]
+            if tensor.shape[1] != wanted:
                 return "sum" if wanted == 1 else "repeat"
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Protocol, cast, runtime_checkable
@@ -22,7 +22,7 @@ from transferseg.transfer.plan import (
 )
 from transferseg.transfer.reading import Source, SourceWeights, read_source, unwrapped
 from transferseg.transfer.report import TransferReport
-from transferseg.transfer.sources import SOURCES, SourceFormat, detect
+from transferseg.transfer.sources import ENCODER_PREFIX, SOURCES, SourceFormat, detect
 from transferseg.transfer.starts import NeutralStart
 
 
@@ -117,7 +117,8 @@ def transfer_weights(
     leave = (leave,) if isinstance(leave, str) else tuple(leave)
     rows = _class_rows(model, parts, leave)
     renamed = rename_keys(list(shapes), rename)
-    chosen = _with_target(model, _source_format(source_format, renamed, state, weights))
+    found = _source_format(source_format, renamed, state, weights)
+    chosen = _with_target(model, found, renamed.values())
     declared = Declarations(
         rename=rename,
         leave=leave,
@@ -180,11 +181,13 @@ def _offered(model: nn.Module, input_channels: InputChannels | None) -> dict[str
     return offered
 
 
-def _with_target(model: nn.Module, chosen: SourceFormat) -> SourceFormat:
+def _with_target(model: nn.Module, chosen: SourceFormat, keys: Collection[str]) -> SourceFormat:
     """The format's table, and the heads that this encoder's library has and the encoder has not."""
-    if chosen.name == "timm" and isinstance(model, TransferTarget):
-        return replace(chosen, unused=(*chosen.unused, *model.transfer_unused()))
-    return chosen
+    if not isinstance(model, TransferTarget):
+        return chosen
+    heads = {ENCODER_PREFIX + key for key in model.transfer_unused()}
+    given = tuple(key for key in keys if chosen.target_key(key) in heads)
+    return replace(chosen, unused=(*chosen.unused, *given))
 
 
 def _check_channels_used(plan: TransferPlan, how: InputChannels, model: nn.Module) -> None:

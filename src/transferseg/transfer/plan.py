@@ -173,7 +173,8 @@ def make_plan(
     names = {key: source_format.target_key(name) for key, name in renamed.items()}
     _refuse_collisions(names)
     scope = {key: shape for key, shape in target.items() if within(key, parts)}
-    declared = _with_starts(declared, {name: source[key] for key, name in names.items()}, scope)
+    given = {name: source[key] for key, name in names.items()}
+    declared = _with_starts(_with_adapters(declared, renamed, names, source_format), given, scope)
     problems: list[str] = []
     moves, kept = _match(source, scope, names, declared, problems)
     moved = {move.target for move in moves}
@@ -187,6 +188,18 @@ def make_plan(
         raise TransferError("nothing was changed:\n- " + "\n- ".join(problems))
     begun = {key: value for start in declared.starts for key, value in start.values.items()}
     return TransferPlan(tuple(parts), tuple(moves), left, unused, scope, begun)
+
+
+def _with_adapters(
+    declared: Declarations,
+    renamed: Mapping[str, str],
+    names: Mapping[str, str],
+    source_format: SourceFormat,
+) -> Declarations:
+    """The adapters of the source's naming scheme, among the forced."""
+    adapters = {names[key]: source_format.adapter_for(name) for key, name in renamed.items()}
+    own = {name: adapter for name, adapter in adapters.items() if adapter is not None}
+    return replace(declared, forced={**own, **declared.forced})
 
 
 def _with_starts(
@@ -269,9 +282,8 @@ def _declare_unused(
         for pattern in declared.unused:
             if fnmatchcase(key, pattern):
                 unused.setdefault(key, f"unused={pattern!r}")
-        for pattern in source_format.unused:
-            if fnmatchcase(renamed[key], pattern):
-                unused.setdefault(key, f"{source_format.name} table: {pattern}")
+        if (why := source_format.why_unused(renamed[key])) is not None:
+            unused.setdefault(key, why)
         for pattern in declared.leave:
             if fnmatchcase(name, pattern):
                 unused.setdefault(key, f"its target stays as initialised: leave={pattern!r}")

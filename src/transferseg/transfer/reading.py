@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transferseg.errors import CheckpointError, some
 from transferseg.spec import ModelSpec
 from transferseg.transfer.files import WEIGHTS_FILE, is_ours, read_spec
+from transferseg.transfer.folders import INDEX_SUFFIX, joined, shard_files, weights_file
 from transferseg.transfer.inert import Inert, TensorInfo
 from transferseg.transfer.torchfiles import read_torch_file
 from transferseg.transfer.wrappers import Found, find_weights
@@ -106,7 +107,8 @@ def read_source(source: Source, *, entry: str | None = None) -> SourceWeights:
     Files are mapped: a tensor's numbers are read when they are used.
 
     Args:
-        source: a folder that `save_pretrained` wrote, a `.safetensors` file, a file that
+        source: a folder that `save_pretrained` wrote or one of a hub repository (its weights may
+            lie in several files, with their index), a `.safetensors` file, a file that
             `torch.save` wrote (no code in it is run: Python objects of known writers are skipped,
             others refuse the file), a dict of tensors, or a module.
         entry: which entry of a file to take where it holds several sets of weights: its name, such
@@ -197,9 +199,10 @@ def _open(source: Source, *, tensors: bool) -> _Opened:
             f"a source is a path, a dict or a module, got {type(source).__name__}."
         )
     path = Path(source)
-    file = path / WEIGHTS_FILE if path.is_dir() else path
+    file = weights_file(path)
     spec = read_spec(file.parent) if file.name == WEIGHTS_FILE and is_ours(file.parent) else None
-    opened = _open_file(file, tensors=tensors)
+    open_whole = _open_shards if file.name.endswith(INDEX_SUFFIX) else _open_file
+    opened = open_whole(file, tensors=tensors)
     return replace(opened, origin=str(path), spec=spec)
 
 
@@ -220,6 +223,22 @@ def _open_file(path: Path, *, tensors: bool) -> _Opened:
             "save the model's state_dict()."
         )
     return _Opened(read.values, str(path), None, read.skipped, load=read.tensors)
+
+
+def _open_shards(index: Path, *, tensors: bool) -> _Opened:
+    """Several files as one."""
+    opened = [_open_file(file, tensors=tensors) for file in shard_files(index)]
+    values = joined(index, [one.values for one in opened])
+    owner = {id(value): one for one in opened for value in one.values.values()}
+
+    def load(found: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        loaded: dict[str, Tensor] = {}
+        for one in opened:
+            loaded |= one.load({k: v for k, v in found.items() if owner[id(v)] is one})
+        return {key: loaded[key] for key in found}
+
+    skipped = tuple(dict.fromkeys(name for one in opened for name in one.skipped))
+    return _Opened(values, str(index), skipped=skipped, load=load)
 
 
 def _stranger(head: bytes) -> str | None:
