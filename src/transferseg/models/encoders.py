@@ -24,11 +24,11 @@ from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.dilation import DILATIONS, set_style
 from transferseg.models.freezing import UNREAD
 from transferseg.models.plain import PLAIN, plain_input
-from transferseg.models.plain_vit import PlainOptions, PlainViT, PositionGrid, plain_options
+from transferseg.models.plain_vit import PlainOptions, PlainViT, plain_options
 from transferseg.models.pyramid import PYRAMIDS, STRIDES, Pyramid
 from transferseg.models.variant import Variant
 from transferseg.spec import InputSpec
-from transferseg.transfer import Adapter
+from transferseg.transfer import Adapter, size_adapters
 
 __all__ = [
     "DILATIONS",
@@ -171,12 +171,11 @@ class Encoder(nn.Module):
         return next(convs, name)
 
     def transfer_adapters(self) -> Mapping[str, Adapter]:
-        """Own key -> adapter from another image size: a ViT's position embedding."""
-        if getattr(self.model, "pos_embed", None) is None or self.layers is None:
-            return {}
-        prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
-        grid = tuple(self.model.patch_embed.grid_size)
-        return {"model.pos_embed": PositionGrid(prefix, grid)}
+        """Own key -> adapter from another image, patch or window size."""
+        adapters = size_adapters(self.model)
+        if self.layers is None:  # other transformers resample their positions themselves
+            adapters.pop("pos_embed", None)
+        return {f"model.{key}": adapter for key, adapter in adapters.items()}
 
     def freeze_unread(self, read: Sequence[int]) -> None:
         """Stop the gradient of what serves only feature maps that nobody reads.

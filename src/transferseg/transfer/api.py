@@ -131,7 +131,7 @@ def transfer_weights(
     plan = make_plan(shapes, state, parts=parts, source_format=chosen, declared=declared)
     if input_channels is not None:
         _check_channels_used(plan, input_channels, model)
-    apply_plan(plan, weights.tensors, model)
+    apply_plan(plan, weights.tensors, model, origin=weights.origin)
     notes = weights.remarks
     if weights.spec is None and any(move.target in rows for move in plan.moves):
         notes = (*notes, "head rows copied by position: the source names no classes")
