@@ -19,7 +19,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "docs", "examples", "build"]
 
-PATHS = ("src", "tests", "examples", "docs", "noxfile.py")
+PATHS = ("src", "tests", "examples", "benchmarks", "docs", "noxfile.py")
 HEADLESS = {"MPLBACKEND": "Agg", "NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
