@@ -6,8 +6,10 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 
 from transferseg.transfer.adapters import Adapter
+from transferseg.transfer.torchvision import FAMILIES, Flatten
 
 ENCODER_PREFIX = "encoder.model."
 PYRAMID = "encoder.pyramid.*"
@@ -47,7 +49,7 @@ class SourceFormat:
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
         for pattern, replacement in self.rules.items():
-            key = re.sub(pattern, replacement, key)
+            key = _compiled(pattern).sub(replacement, key)
         for old, new in self.rename.items():
             if key.startswith(old):
                 return new + key.removeprefix(old)
@@ -69,6 +71,11 @@ class SourceFormat:
         return None
 
 
+@cache  # torch's own patterns and those of the tables together are more than re remembers
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
 #: The formats that `transfer_weights` recognises, tried in this order.
 SOURCES: dict[str, SourceFormat] = {
     # A ViT's pyramid is in no file but our own, and there only beside a decoder that read it.
@@ -81,6 +88,17 @@ SOURCES: dict[str, SourceFormat] = {
         unused=("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"),
         leave=("*.num_batches_tracked", PYRAMID),
     ),
+    **{
+        f"torchvision {family}": SourceFormat(
+            f"torchvision {family}",
+            {"": ENCODER_PREFIX},
+            leave=("*.num_batches_tracked", PYRAMID),
+            rules=rules,
+            adapters={"*.layer_scale": Flatten()},
+            reasons={"*.relative_position_index": "a table that is computed again"},
+        )
+        for family, rules in FAMILIES.items()
+    },
 }
 
 
