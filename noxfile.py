@@ -52,6 +52,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs, env=HEADLESS)
 
 
+@nox.session
+def grid(session: nox.Session) -> None:
+    """Every architecture over every encoder family: contract, compile, export, ONNX; hours."""
+    install(session, "-e", ".[test]")
+    session.run("pytest", "-m", "grid", *session.posargs, env=HEADLESS)
+
+
 @nox.session(python="3.10", venv_backend="uv")
 def tests_lowest(session: nox.Session) -> None:
     """The suite with the lowest version of every dependency, on the lowest Python (needs uv)."""
