@@ -26,18 +26,33 @@ def relative(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def load(name, architecture, encoder, renames, encoder_options=NARROW, **options):
-    """The network of a reference, every one of its tensors loaded but the auxiliary head's."""
-    weights = build(read_keys(FOLDER / f"{name}.keys.txt"))
-    reference = torch.load(FOLDER / f"{name}.ref.pt", weights_only=True)
+def load(
+    name,
+    architecture,
+    encoder,
+    renames,
+    encoder_options=NARROW,
+    values=None,
+    folder=FOLDER,
+    **options,
+):
+    """The network of a reference, every one of its tensors loaded but the auxiliary head's.
+
+    `values`: pattern on our keys -> function of a tensor; Swin's indices, which timm computes, are
+    left out.
+    """
+    weights = build(read_keys(folder / f"{name}.keys.txt"))
+    reference = torch.load(folder / f"{name}.ref.pt", weights_only=True)
     assert sha(weights) == reference["sha256"]
     options |= {"classes": reference["classes"], "encoder_options": encoder_options}
     model = ts.create_model(architecture, encoder, **options)
     state = {}
     for key, value in weights.items():
-        if not key.startswith("auxiliary_head."):
+        if not key.startswith("auxiliary_head.") and not key.endswith("position_index"):
             for pattern, replacement in {**RESNET, **renames}.items():
                 key = re.sub(pattern, replacement, key)
+            for pattern, function in (values or {}).items():
+                value = function(value) if re.search(pattern, key) else value
             state[key] = value
     model.load_state_dict(state, strict=True)
     return model.eval(), reference
