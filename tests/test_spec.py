@@ -67,7 +67,8 @@ def test_texts_that_are_no_spec(text):
 
 def test_values_that_would_be_taken_wrongly():
     for fields in ({"classes": "lung"}, {"classes": (1, 2)}, {"decoder": {"channels": object()}},
-                   {"auxiliary": True}):  # fmt: skip
+                   {"auxiliary": 1}, {"auxiliary": None}, {"auxiliary": {"index": object()}},
+    ):  # fmt: skip
         with pytest.raises(SpecError):
             ts.ModelSpec(
                 **{"architecture": "unet", "encoder": "r", "classes": ("a", "b"), **fields}
@@ -77,6 +78,18 @@ def test_values_that_would_be_taken_wrongly():
     assert ts.ModelSpec("u", "r", ("a",), "binary", decoder={"d": 0}) == ts.ModelSpec(
         "u", "r", ("a",), "binary", decoder={"d": 0.0}
     )
+
+
+@pytest.mark.parametrize("auxiliary", [False, True, {"channels": 4, "index": -1}])
+def test_an_auxiliary_head_is_a_yes_or_its_options(auxiliary):
+    spec = ts.ModelSpec("fcn", "r", ("a", "b"), auxiliary=auxiliary)
+    again = ts.ModelSpec.from_json(spec.to_json())
+    assert again == spec
+    assert again.auxiliary == auxiliary
+    assert spec.replace(auxiliary={}).auxiliary is True  # its defaults
+    if isinstance(auxiliary, dict):
+        auxiliary["channels"] = 5
+        assert spec.auxiliary["channels"] == 4
 
 
 def test_encoder_options_are_json_and_older_configs_have_none():

@@ -13,6 +13,9 @@ _PUBLIC: dict[str, str] = {
     "ModelSpec": "spec",
     "transfer_weights": "transfer",
     "TransferReport": "transfer",
+    "inspect_checkpoint": "load",
+    "load_checkpoint": "load",
+    "CheckpointInfo": "load",
     "create_model": "models",
     "create_classifier": "models",
     "create_autoencoder": "models",
@@ -41,8 +44,8 @@ _ROOMS: dict[str, str] = {
     **{
         room: room
         for room in (
-            "data", "errors", "losses", "metrics", "models", "plots", "stages", "study", "training",
-            "transfer",
+            "data", "errors", "load", "losses", "metrics", "models", "plots", "stages", "study",
+            "training", "transfer",
         )
     },
     "tasks": "stages.tasks",
@@ -68,6 +71,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from transferseg import data as data
     from transferseg import errors as errors
+    from transferseg import load as load
     from transferseg import losses as losses
     from transferseg import metrics as metrics
     from transferseg import models as models
@@ -76,6 +80,9 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from transferseg import study as study
     from transferseg import training as training
     from transferseg import transfer as transfer
+    from transferseg.load import CheckpointInfo as CheckpointInfo
+    from transferseg.load import inspect_checkpoint as inspect_checkpoint
+    from transferseg.load import load_checkpoint as load_checkpoint
     from transferseg.models import Autoencoder as Autoencoder
     from transferseg.models import Classifier as Classifier
     from transferseg.models import Segmenter as Segmenter

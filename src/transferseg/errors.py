@@ -23,6 +23,10 @@ class TransferError(TransfersegError, ValueError):
     """A transfer of weights that is not fully declared; nothing was changed."""
 
 
+class BrokenWeightsError(CheckpointError, TransferError):
+    """Weights with values that no network can have (NaN, infinite, quantised); nothing changed."""
+
+
 class DataError(TransfersegError, ValueError):
     """A data set, an image, a mask or a label is not as it should be; names the file."""
 

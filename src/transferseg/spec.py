@@ -105,7 +105,8 @@ class ModelSpec:
             dilates the first block of a stage too) and "mmseg" (of a basic block it dilates the
             first convolution alone).
         decoder: the decoder's own options, JSON values.
-        auxiliary: whether an auxiliary head is trained beside the main one; none is built yet.
+        auxiliary: whether an auxiliary head is trained beside the main one, or that head's options,
+            JSON values ({} is True).
         input: what the weights expect of an image.
         encoder_options: the encoder's own options, JSON values.
 
@@ -127,7 +128,7 @@ class ModelSpec:
     output_stride: int = 32
     dilation: str = "timm"
     decoder: Mapping[str, Any] = field(default_factory=dict)
-    auxiliary: bool = False
+    auxiliary: bool | Mapping[str, Any] = False
     input: InputSpec = field(default_factory=InputSpec)
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -138,13 +139,16 @@ class ModelSpec:
         object.__setattr__(self, "classes", tuple(self.classes))
         # Through JSON once: a copy that no caller can change, with lists instead of tuples, so that
         # a spec read back from its file compares equal.
-        for name in ("decoder", "encoder_options"):
+        own = () if isinstance(self.auxiliary, bool) else ("auxiliary",)
+        for name in ("decoder", "encoder_options", *own):
             try:
                 copied = json.loads(json.dumps(dict(getattr(self, name))))
             except (TypeError, ValueError) as error:
                 what = name.removesuffix("_options")
                 raise SpecError(f"{what} options must be JSON values: {error}.") from error
             object.__setattr__(self, name, copied)
+        if self.auxiliary == {}:
+            object.__setattr__(self, "auxiliary", True)
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise SpecError(f"class names must be given and be distinct, got {self.classes}.")
         if self.mode not in get_args(TargetMode):
@@ -154,8 +158,6 @@ class ModelSpec:
                 f"mode {self.mode!r} does not fit {len(self.classes)} class(es): binary has one "
                 "(the foreground), multiclass two or more (with the background)."
             )
-        if self.auxiliary:
-            raise SpecError("auxiliary heads are not built yet; leave auxiliary=False.")
         if not 0.0 < self.threshold < 1.0:
             raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold}.")
 

@@ -86,27 +86,57 @@ def test_a_unet_hands_over_its_function(encoder):
     assert report.coverage["decoder"].loaded_values == loaded
     gates = [key for key in target.state_dict() if ".gates." in key]
     assert sorted(report.plan.left) == sorted(gates)
-    assert "gates at their function-preserving start (psi: weight 0, bias 2)" in report.to_text()
+    assert "gates at their function-preserving start (channels in twins" in report.to_text()
     skips = len(target.decoder.gates)
     assert f"adapted {skips} by gated_skip_slice" in report.to_text()
 
 
 @pytest.mark.parametrize("encoder", sorted(CHANNELS))
-def test_every_gate_learns_from_the_first_step_and_all_of_it_from_the_second(encoder):
+def test_in_training_mode_too_the_function_is_kept(encoder):
+    source, target, _ = handed_over(encoder)
+    image = torch.randn(2, 1, 64, 96, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert_same(target.train()(image), source.train()(image), 1e-6)
+        assert_same(target.eval()(image), source.eval()(image), 1e-6)
+
+
+@pytest.mark.parametrize("encoder", sorted(CHANNELS))
+def test_all_of_every_gate_learns_from_the_first_step_and_its_twins_part(encoder):
     _, target, _ = handed_over(encoder)
-    target.train()
-    optimizer = torch.optim.SGD(target.parameters(), lr=0.01)
+    ordinary = model("attention_unet", encoder, seed=1)
     image = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(2))
-    for step in (1, 2):
-        optimizer.zero_grad()
-        target(image).square().mean().backward()
-        for gate in target.decoder.gates.values():
-            size = {name: float(p.grad.abs().max()) for name, p in gate.named_parameters()}
-            assert min(size["psi.weight"], size["psi.bias"]) > 0
-            # behind psi's weight of 0 the others wait one step
-            others = [size[name] for name in ("w_x.weight", "w_g.weight", "w_g.bias")]
-            assert all(value > 0 for value in others) if step == 2 else max(others) == 0
-        optimizer.step()
+    for one in (target, ordinary):
+        one.train()(image).square().mean().backward()
+    for gate, usual in zip(
+        target.decoder.gates.values(), ordinary.decoder.gates.values(), strict=True
+    ):
+        assert torch.equal(gate.w_x.weight[::2], gate.w_x.weight[1::2])
+        for parameter, other in zip(gate.parameters(), usual.parameters(), strict=True):
+            assert parameter.grad.norm() > 1e-3 * other.grad.norm() > 0
+        # the twins' gradients are one another's opposites: a step takes them apart
+        for parameter in (gate.w_x.weight, gate.w_g.weight, gate.w_g.bias):
+            first, second = parameter.grad[::2], parameter.grad[1::2]
+            torch.testing.assert_close(first, -second, rtol=1e-3, atol=1e-5 * float(first.norm()))
+    torch.optim.SGD(target.parameters(), lr=0.01).step()
+    for gate in target.decoder.gates.values():
+        assert not torch.equal(gate.w_x.weight[::2], gate.w_x.weight[1::2])
+
+
+@pytest.mark.parametrize("skip", [1, 2, 3, 6, 7, 64])
+def test_a_gate_of_any_width_begins_open_and_learns(skip):
+    """Of an odd number of channels three make a group, no two of them alike in training."""
+    gate = randomise(AttentionGate(skip, 5))
+    with torch.no_grad():
+        for key, start in gate.open_start().items():
+            gate.get_parameter(key).copy_(start.begin(gate.get_parameter(key)))
+    generator = torch.Generator().manual_seed(1)
+    x, g = (torch.randn(2, c, s, s, generator=generator) for c, s in ((skip, 14), (5, 7)))
+    passed = gate(x, g)
+    torch.testing.assert_close(passed, OPEN * x, rtol=1e-6, atol=0)
+    (passed * torch.randn(passed.shape, generator=generator)).sum().backward()
+    rows = gate.w_x.weight.grad.flatten(1)
+    assert all(row.norm() > 1e-3 for row in rows)
+    assert len({tuple(row) for row in rows.tolist()}) == len(rows) == max(skip // 2, 2)
 
 
 @pytest.mark.parametrize("encoder", sorted(CHANNELS))

@@ -39,7 +39,8 @@ def test_deeplabv3plus_equals_mmsegmentations():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "output_stride"), [("resnet18", 8), ("resnet18", 16), ("resnext50_32x4d", 8)]
+    ("encoder", "output_stride"),
+    [("resnet18", 8), ("resnet18", 16), ("resnet34", 8), ("resnext50_32x4d", 8)],
 )
 def test_deeplabv3_equals_smps(encoder, output_stride):
     theirs = randomise(
@@ -57,6 +58,40 @@ def test_deeplabv3_equals_smps(encoder, output_stride):
         assert relative(other(IMAGE), theirs(IMAGE)) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("encoder", "output_stride"), [("resnet18", 16), ("resnet18", 8), ("resnext50_32x4d", 16)]
+)
+def test_deeplabv3plus_in_the_projection_layout_equals_smps(encoder, output_stride):
+    theirs = randomise(
+        smp.DeepLabV3Plus(
+            encoder, encoder_weights=None, encoder_output_stride=output_stride, classes=2
+        )
+    )
+    ours = ts.create_model(
+        "deeplabv3plus",
+        encoder,
+        classes=2,
+        output_stride=output_stride,
+        dilation="smp",
+        layout="projection",
+        rates=[12, 24, 36],
+        align_corners=True,
+    )
+    renames = {
+        "encoder.": "encoder.model.",
+        "segmentation_head.0.": "head.",
+        "decoder.aspp.0.": "decoder.aspp.",
+        "decoder.aspp.1.": "decoder.bottleneck.0.",
+        "decoder.aspp.2.": "decoder.bottleneck.1.",
+        "decoder.block1.0.": "decoder.reduce.conv.",
+        "decoder.block1.1.": "decoder.reduce.bn.",
+        "decoder.block2.": "decoder.convs.",
+    }
+    ours.load_state_dict(renamed(theirs, renames))
+    with torch.no_grad():
+        assert relative(ours.eval()(IMAGE), theirs(IMAGE)) < 1e-5
+
+
 def renamed(model, renames):
     state = {}
     for key, value in model.state_dict().items():
@@ -68,10 +103,11 @@ def renamed(model, renames):
     return state
 
 
+@pytest.mark.parametrize("architecture", ["deeplabv3", "deeplabv3plus"])
 @pytest.mark.parametrize(("layout", "dropout"), [("projection", 0.5), ("bottleneck", 0.1)])
-def test_the_dropout_follows_the_layout(layout, dropout):
+def test_the_dropout_follows_the_layout(architecture, layout, dropout):
     for options, wanted in (({}, dropout), ({"dropout": 0.3}, 0.3)):
-        model = ts.create_model("deeplabv3", "resnet10t", classes=2, layout=layout, **options)
+        model = ts.create_model(architecture, "resnet10t", classes=2, layout=layout, **options)
         found = [
             module.p
             for module in model.decoder.modules()
@@ -113,8 +149,9 @@ def test_rates_that_cannot_be(architecture, rates):
 
 
 def test_other_wrong_options():
-    with pytest.raises(SpecError, match=r"unknown layout of 'deeplabv3' 'botleneck'.*'bottleneck'"):
-        ts.create_model("deeplabv3", "resnet10t", classes=2, layout="botleneck")
+    for name in ("deeplabv3", "deeplabv3plus"):
+        with pytest.raises(SpecError, match=f"of '{name}' 'botleneck'.*'bottleneck'"):
+            ts.create_model(name, "resnet10t", classes=2, layout="botleneck")
     with pytest.raises(SpecError, match="needs channels from 1"):
         ts.create_model("deeplabv3plus", "resnet10t", classes=2, low_channels=0)
     with pytest.raises(SpecError, match=r"above the deepest.*strides \[2, 32\]"):

@@ -10,13 +10,19 @@ from transferseg.models import Encoder, encoder_capabilities, list_encoders
 DILATED = ["resnet10t", "resnet18", "test_resnet", "resnet18d", "vgg11", "vgg11_bn", "regnetx_002"]
 PAPER = ["vgg16", "resnet50", "resnext50_32x4d"]  # the backbones of Merand 2021
 
+# members of timm's other families that claim a stride below 32, where they do
+OTHERS = [("test_convnext", 16), ("inception_next_atto", 16), ("repvgg_a0", 8),
+          ("resnetv2_18", 8)]  # fmt: skip
+
 
 def relative(a, b):
     return float((a - b).abs().max() / b.abs().max())
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", [*DILATED, *PAPER, "mobilenetv2_035"])
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [*((n, s) for n in (*DILATED, *PAPER, "mobilenetv2_035") for s in (8, 16)), *OTHERS],
+)
 def test_dilated_features_subsampled_equal_the_undilated_ones(name, output_stride):
     plain = randomise(Encoder(name, in_channels=1))
     dilated = Encoder(name, in_channels=1, output_stride=output_stride).eval()

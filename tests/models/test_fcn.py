@@ -26,25 +26,32 @@ def test_fcn_equals_mmsegmentations(name, encoder):
 def test_fcn_equals_torchvisions():
     theirs = randomise(
         torchvision.models.segmentation.fcn_resnet50(
-            weights=None, weights_backbone=None, num_classes=2
+            weights=None, weights_backbone=None, num_classes=2, aux_loss=True
         )
     )
-    ours = ts.create_model("fcn", "resnet50", classes=2, num_convs=1, concat=False).eval()
+    options = {"num_convs": 1, "concat": False, "auxiliary": True}
+    ours = ts.create_model("fcn", "resnet50", classes=2, **options).eval()
     report = ts.transfer_weights(
         theirs,
         ours,
-        parts=("encoder", "decoder", "head"),
+        parts=("encoder", "decoder", "head", "auxiliary_head"),
         rename={
             r"backbone\.": "encoder.model.",
             r"classifier\.0\.": "decoder.convs.0.conv.",
             r"classifier\.1\.": "decoder.convs.0.bn.",
             r"classifier\.4\.": "head.",
+            r"aux_classifier\.0\.": "auxiliary_head.decoder.convs.0.conv.",
+            r"aux_classifier\.1\.": "auxiliary_head.decoder.convs.0.bn.",
+            r"aux_classifier\.4\.": "auxiliary_head.head.",
         },
     )
-    report.raise_if_below(encoder=1.0, decoder=1.0, head=1.0)
+    report.raise_if_below(encoder=1.0, decoder=1.0, head=1.0, auxiliary_head=1.0)
     image = torch.randn(1, 3, 49, 65, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        assert relative(ours(image), theirs(image)["out"]) < 1e-5
+        wanted, (main, auxiliary) = theirs(image), ours(image, auxiliary=True)
+        assert relative(ours(image), wanted["out"]) < 1e-5
+        assert relative(auxiliary, wanted["aux"]) < 1e-5
+        assert torch.equal(main, ours(image))
 
 
 def test_the_channels_are_a_quarter_of_what_is_read():

@@ -19,6 +19,8 @@ RESNET = {
     r"^backbone\.stem\.": "encoder.model.conv1.",
     r"^backbone\.": "encoder.model.",
     r"^decode_head\.conv_seg\.": "head.",
+    r"^auxiliary_head\.convs\.": "auxiliary_head.decoder.convs.",
+    r"^auxiliary_head\.conv_seg\.": "auxiliary_head.head.",
 }
 
 
@@ -36,19 +38,23 @@ def load(
     folder=FOLDER,
     **options,
 ):
-    """The network of a reference, every one of its tensors loaded but the auxiliary head's.
+    """The network of a reference, every one of its tensors loaded.
 
-    `values`: pattern on our keys -> function of a tensor; Swin's indices, which timm computes, are
-    left out.
+    `values`: pattern on our keys -> function of a tensor. Swin's indices, which timm computes, are
+    left out, and with `auxiliary=False` the auxiliary head.
     """
     weights = build(read_keys(folder / f"{name}.keys.txt"))
     reference = torch.load(folder / f"{name}.ref.pt", weights_only=True)
     assert sha(weights) == reference["sha256"]
     options |= {"classes": reference["classes"], "encoder_options": encoder_options}
+    extra = any(key.startswith("auxiliary_head.") for key in weights)
+    options.setdefault("auxiliary", {"channels": 4} if extra else False)
     model = ts.create_model(architecture, encoder, **options)
     state = {}
     for key, value in weights.items():
-        if not key.startswith("auxiliary_head.") and not key.endswith("position_index"):
+        if key.startswith("auxiliary_head.") and not options["auxiliary"]:
+            continue
+        if not key.endswith("relative_position_index"):
             for pattern, replacement in {**RESNET, **renames}.items():
                 key = re.sub(pattern, replacement, key)
             for pattern, function in (values or {}).items():

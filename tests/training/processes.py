@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from tests.training.auxiliary import spread
 from tests.training.tiny import Accuracy, TermsLoss, loader, net, rotate
 from transferseg.data import RotatingKFold
 from transferseg.training import EpochEvent, TrainState, cosine, evaluate, fit, sgd
@@ -76,6 +77,8 @@ def main(folder: Path, batch: int) -> None:
     columns = ("step", "loss", "validation_accuracy", "validation_loss", "samples_seen")
     found["rotating"] = [[row[name] for name in columns] for row in history.rows]
     found["rotated"] = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    accelerator.free_memory()
+    found["auxiliary"] = spread(folder, batch, accelerator)
     name = f"{accelerator.num_processes}-{accelerator.process_index}.json"
     (folder / name).write_text(json.dumps(found))
     accelerator.end_training()

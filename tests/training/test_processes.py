@@ -10,6 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+
+from tests.references.compare import relative
+
+from .auxiliary import segmenter
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +43,15 @@ def launch(folder, processes, batch, *, module="tests.training.processes"):
     ]
 
 
-def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    (one,) = launch(tmp_path, 1, 4)
-    two = launch(tmp_path, 2, 2)
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """What one process did with batches of four, what two did with batches of two, and where."""
+    folder = tmp_path_factory.mktemp("processes")
+    return launch(folder, 1, 4)[0], launch(folder, 2, 2), folder
+
+
+def test_two_processes_are_one_with_twice_the_batch(launched):
+    one, two, _ = launched
     assert two[0]["weights"] == two[1]["weights"] == pytest.approx(one["weights"], abs=1e-6)
     assert two[0]["step"] == one["step"] == 6  # the schedule too: once an update, not a process
     for mine, other in zip(two[0]["losses"], one["losses"], strict=True):
@@ -56,3 +68,30 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     assert two[0]["rotating"] == two[1]["rotating"]
     for mine, other in zip(two[0]["rotating"], one["rotating"], strict=True):
         assert mine == pytest.approx(other, abs=1e-6)
+
+
+def test_an_auxiliary_head_has_the_same_gradients_on_both(launched):
+    one, two, folder = launched
+    for mine, other in zip(two[0]["auxiliary"], one["auxiliary"], strict=True):
+        assert mine[0] == pytest.approx(other[0], abs=1e-6)
+        assert mine[1] == pytest.approx(other[1], abs=1e-6)
+    whole, first, second = (
+        torch.load(folder / f"auxiliary-{rank}.pt", weights_only=True)
+        for rank in ("1-0", "2-0", "2-1")
+    )
+    names = {n for n, p in segmenter(norms=False).named_parameters() if p.requires_grad}
+    assert set(first["gradients"]) == names
+    assert {"auxiliary_head.head.bias", "auxiliary_head.decoder.convs.0.conv.weight"} <= names
+    for name, gradient in first["gradients"].items():
+        assert torch.equal(gradient, second["gradients"][name]), name
+        assert relative(gradient, whole["gradients"][name]) < 1e-3, name
+        assert relative(whole["own"][name], whole["gradients"][name]) < 1e-3, name
+        # uneven: each process alone would have had another
+        assert relative(first["own"][name], gradient) > 1e-2, name
+        assert relative(second["own"][name], gradient) > 1e-2, name
+    for name, weight in first["weights"].items():
+        assert torch.equal(weight, second["weights"][name])
+        torch.testing.assert_close(weight, whole["weights"][name], rtol=0, atol=1e-6)
+    for processes in (1, 2):
+        with safe_open(folder / f"auxiliary-{processes}" / "model.safetensors", "pt") as file:
+            assert set(file.keys()) == set(first["weights"])

@@ -1,6 +1,7 @@
 """Models: one encoder class over timm, decoders by name, and what is built of them."""
 
 from transferseg.models.autoencoder import Autoencoder
+from transferseg.models.auxiliary import AuxiliaryHead
 from transferseg.models.classifier import Classifier
 from transferseg.models.create import (
     create_autoencoder,
@@ -18,15 +19,19 @@ from transferseg.models.encoders import (
 from transferseg.models.freezing import Freezable, Unfreezing, freeze, frozen, unfreeze
 from transferseg.models.pyramid import PYRAMIDS
 from transferseg.models.segmenter import Segmenter
+from transferseg.models.summary import ModelSummary, PartSummary
 
 __all__ = [
     "DECODERS",
     "PYRAMIDS",
     "Autoencoder",
+    "AuxiliaryHead",
     "Classifier",
     "Encoder",
     "EncoderCapabilities",
     "Freezable",
+    "ModelSummary",
+    "PartSummary",
     "Segmenter",
     "Unfreezing",
     "create_autoencoder",

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from transferseg.models.base import SpecModel
 from transferseg.models.decoders import check_options
+from transferseg.models.decoders.base import conv_head
 from transferseg.models.decoders.unet import UNetDecoder
-from transferseg.models.segmenter import conv_head
 from transferseg.spec import ModelSpec
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub import PyTorchModelHubMixin
-from torch import Tensor
+from torch import Tensor, nn
 
-from transferseg.errors import CheckpointError
+from transferseg.errors import CheckpointError, SpecError
 from transferseg.models.capabilities import capabilities_with
+from transferseg.models.checkpointing import checkpoint_encoder, compute_again, count_once
 from transferseg.models.encoders import Encoder
 from transferseg.models.freezing import Freezable
+from transferseg.models.summary import ModelSummary, summarise
 from transferseg.spec import ModelSpec
 from transferseg.transfer import Adapter, NeutralStart, TransferReport, read_source, read_spec
 from transferseg.transfer.files import CONFIG_FILE, TRANSFER_FILE, write_checkpoint
@@ -34,6 +36,7 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
 
     #: the architectures that this class builds, as an error message says it
     kind: ClassVar[str]
+    takes_auxiliary: ClassVar[bool] = False  # whether it can have an auxiliary head
 
     def __init__(
         self, spec: ModelSpec | Mapping[str, Any], *, pretrained: bool | str = False
@@ -41,7 +44,17 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
         super().__init__()
         self.spec = spec if isinstance(spec, ModelSpec) else ModelSpec.from_dict(spec)
         self._check_kind(self.spec)
-        self.encoder = Encoder(
+        if self.spec.auxiliary and not self.takes_auxiliary:
+            raise SpecError(
+                f"{type(self).__name__} has no auxiliary head, which segmentation models alone "
+                "have; leave auxiliary=False."
+            )
+        self.encoder: Any = self._build_encoder(pretrained)  # an Encoder, or what stands in for it
+        # What the mixin writes as config.json when it pushes to a hub.
+        self._hub_mixin_config = {"spec": self.spec.to_dict()}
+
+    def _build_encoder(self, pretrained: bool | str) -> nn.Module:
+        return Encoder(
             self.spec.encoder,
             in_channels=self.spec.input.channels,
             output_stride=self.spec.output_stride,
@@ -49,8 +62,6 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
             pretrained=pretrained,
             options=self._encoder_options(),
         )
-        # What the mixin writes as config.json when it pushes to a hub.
-        self._hub_mixin_config = {"spec": self.spec.to_dict()}
 
     def _encoder_options(self) -> dict[str, Any]:
         """Those of the spec; over a plain ViT a reader of one map takes the ViT's own."""
@@ -63,6 +74,59 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
     def _reads_pyramid(self) -> bool:
         """Whether it reads feature maps at several strides, not one alone."""
         return True
+
+    def summary(self, image_size: tuple[int, int] = (224, 224)) -> ModelSummary:
+        """Parameters and multiply-adds by part, strides and channels of the encoder's maps.
+
+        One multiply-add is two of the operations that torch counts (`FlopCounterMode`): those of
+        convolutions and matrix products, the two of every attention included. Biases, norms,
+        activations, poolings and resizings are not counted. Counted for one image in evaluation
+        mode, with tensors that hold no values: it takes no memory and leaves the model as it is. An
+        auxiliary head, which only training runs, has 0.
+
+        Args:
+            image_size: (H, W) in pixels, from 32 up.
+
+        Raises:
+            SpecError: another image size.
+
+        Example:
+            >>> import transferseg as ts
+            >>> print(ts.create_model("fcn", "resnet10t", classes=2, channels=8).summary((64, 64)))
+            One image of 64x64
+            part               parameters  trainable  multiply-adds  stride  channels
+            ...
+            >>> ts.create_classifier("resnet10t", classes=2).summary().total.parameters
+            4923490
+        """
+        return summarise(self, image_size)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Activation checkpointing: train in less memory, for about one more forward pass a step.
+
+        The activations of blocks of the encoder and of the decoder are not kept for the backward
+        pass but computed again in it. Gradients are the same, random dropping is repeated as it
+        was, and BatchNorm statistics move once a step, as without. It is not stored in the spec or
+        in checkpoints: it changes no result. Convert to SyncBatchNorm first, if at all.
+
+        Args:
+            enable: True for on, False for off.
+
+        Raises:
+            SpecError: an encoder that cannot; nothing was changed.
+
+        Example:
+            >>> import torch, transferseg as ts
+            >>> model = ts.create_model("unet", "resnet10t", classes=2)
+            >>> model.set_grad_checkpointing()
+            >>> model(torch.rand(2, 3, 64, 64)).mean().backward()
+        """
+        checkpoint_encoder(self.encoder.model, self.spec.encoder, enable=enable)
+        decoder = getattr(self, "decoder", None)
+        if decoder is not None:
+            for segment in decoder.segments():
+                compute_again(segment, enable=enable)
+            count_once(decoder, enable=enable)
 
     @classmethod
     @abstractmethod
@@ -82,7 +146,8 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
 
     def transfer_unused(self) -> tuple[str, ...]:
         """Keys of the timm model that its encoder does without (classifier heads)."""
-        return self.encoder.pruned
+        pruned: tuple[str, ...] = self.encoder.pruned
+        return pruned
 
     def transfer_stem(self) -> tuple[str, ...]:
         """Keys of the convolutions that read the image."""

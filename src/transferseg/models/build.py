@@ -69,7 +69,7 @@ def build(
         options["mlp_ratio"] = 1 / 4096
     options |= arguments_of(variant.style, model_class) | variant.arguments
     model = _from_timm(variant, in_channels, pretrained, options)
-    _prune(model, plain)
+    prune(model, plain)
     if output_stride != 32:
         mend(model, output_stride)
     if variant.style == "mmseg":
@@ -174,7 +174,7 @@ def pruned_keys(variant: Variant, model: nn.Module) -> tuple[str, ...]:
     return tuple(key for key, _ in whole(variant)[1] if key not in kept)
 
 
-def _prune(model: Any, plain: PlainOptions | None) -> None:  # noqa: ANN401 - a timm model
+def prune(model: Any, plain: PlainOptions | None) -> None:  # noqa: ANN401 - a timm model
     """Drop what no feature map needs: heads, and blocks after the last layer."""
     wanted = None if plain is None else list(plain.layers)
     norm = plain is not None and plain.final_norm

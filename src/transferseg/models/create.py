@@ -19,7 +19,7 @@ from transferseg.models.segmenter import Segmenter
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
 from transferseg.transfer import read_source, transfer_weights
 from transferseg.transfer.adapters import InputChannels
-from transferseg.transfer.sources import BESIDE, ENCODER_PREFIX
+from transferseg.transfer.sources import BESIDE, ENCODER_PREFIX, detect
 from transferseg.types import TargetMode
 
 #: Of the encoder: None (random), "default" or a tag of timm's (downloaded), or a checkpoint's path.
@@ -50,6 +50,7 @@ def create_model(
     output_stride: int | None = None,
     dilation: str = "timm",
     encoder_options: Mapping[str, Any] | None = None,
+    auxiliary: bool | Mapping[str, Any] = False,
     **decoder: Any,  # noqa: ANN401 - the decoder's own options, checked by name
 ) -> Segmenter:
     """A segmentation model: image (B, C, H, W) -> logits (B, classes, H, W).
@@ -75,6 +76,9 @@ def create_model(
         encoder_options: the encoder's own options, see `Encoder`: such as
             {"arguments": {"drop_path_rate": 0.1}} or, of a plain ViT,
             {"pyramid": "multilevel", "layers": [2, 5, 8, 11]}.
+        auxiliary: whether the feature map before the deepest gets a head of its own, which `fit`
+            trains beside the main one; or that head's options, such as {"channels": 256}: see
+            `AuxiliaryHead`.
         **decoder: the decoder's own options.
 
     Raises:
@@ -99,6 +103,7 @@ def create_model(
         output_stride=_output_stride(architecture, encoder, output_stride, encoder_options),
         dilation=dilation,
         decoder=decoder,
+        auxiliary=auxiliary,
         input=_input(encoder, in_channels, input_spec, weights),
         encoder_options=encoder_options or {},
     )
@@ -266,9 +271,11 @@ def _parts(weights: str | os.PathLike[str], model: SpecModel) -> tuple[str, ...]
 def _channels(weights: str | os.PathLike[str], model: SpecModel) -> InputChannels | None:
     """How the file's first convolution becomes the model's: as timm does it, or not at all."""
     tensors = read_source(weights).tensors
-    for stem in model.transfer_stem():
-        wanted = model.get_parameter(stem).shape[1]
-        for key in (stem, stem.removeprefix(ENCODER_PREFIX)):
-            if key in tensors and tensors[key].shape[1] != wanted:
+    naming = detect(tensors, model.state_dict())
+    for key, tensor in tensors.items():
+        stem = naming.target_key(key) if naming else key
+        if stem in model.transfer_stem():
+            wanted = model.get_parameter(stem).shape[1]
+            if tensor.shape[1] != wanted:
                 return "sum" if wanted == 1 else "repeat"
     return None

@@ -45,7 +45,7 @@ def encoder_stages(model: nn.Module) -> list[tuple[str, ...]]:
     encoder, spec = getattr(model, "encoder", None), getattr(model, "spec", None)
     if not isinstance(encoder, nn.Module) or spec is None:
         raise SpecError(f"{type(model).__name__} has no encoder with stages.")
-    twin = _without_values(encoder).eval()
+    twin = without_values(encoder).eval()
     names = {parameter: name for name, parameter in twin.named_parameters()}
     dtype = next(twin.parameters()).dtype
     image = torch.empty(1, spec.input.channels, _SIDE, _SIDE, dtype=dtype, device="meta")
@@ -56,7 +56,7 @@ def encoder_stages(model: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(f"encoder.{name}" for p, name in names.items() if p in one) for one in found]
 
 
-def _without_values(module: M) -> M:
+def without_values(module: M) -> M:
     """A copy on the meta device, without the hooks of others."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():

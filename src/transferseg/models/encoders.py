@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import filter as matching
 from math import ceil
 from typing import Any
@@ -20,15 +21,16 @@ from transferseg.models.capabilities import (
     capabilities_with,
     encoder_capabilities,
 )
+from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.dilation import DILATIONS, set_style
 from transferseg.models.freezing import UNREAD
 from transferseg.models.openmmlab import out_norms
 from transferseg.models.plain import PLAIN, plain_input
-from transferseg.models.plain_vit import PlainOptions, PlainViT, PositionGrid, plain_options
+from transferseg.models.plain_vit import PlainOptions, PlainViT, plain_options
 from transferseg.models.pyramid import PYRAMIDS, STRIDES, Pyramid
 from transferseg.models.variant import STYLES, Variant
 from transferseg.spec import InputSpec
-from transferseg.transfer import Adapter
+from transferseg.transfer import Adapter, PositionGrid, size_adapters
 
 __all__ = [
     "DILATIONS",
@@ -156,7 +158,9 @@ class Encoder(nn.Module):
         height, width = image.shape[-2:]
         if self.multiple > 1:
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        features = intermediates(self.model, image, self.layers, self.style)
+        features = vgg_maps(self.model, image)
+        if features is None:
+            features = intermediates(self.model, image, self.layers, self.style)
         if self.norms is not None:
             features = [norm(map_) for norm, map_ in zip(self.norms, features, strict=True)]
         if self.pyramid is not None:
@@ -180,13 +184,14 @@ class Encoder(nn.Module):
         return next((key for key in convs if f"{key}.".startswith(f"{name}.")), name)
 
     def transfer_adapters(self) -> Mapping[str, Adapter]:
-        """Own key -> adapter from another image size: a ViT's position embedding."""
-        if getattr(self.model, "pos_embed", None) is None or self.layers is None:
-            return {}
-        prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
-        grid = tuple(self.model.patch_embed.grid_size)
-        antialias = self.style == "timm"
-        return {"model.pos_embed": PositionGrid(prefix, grid, antialias=antialias)}
+        """Own key -> adapter from another image, patch or window size."""
+        adapters = size_adapters(self.model)
+        if self.layers is None:  # other transformers resample their positions themselves
+            adapters.pop("pos_embed", None)
+        positions = adapters.get("pos_embed")
+        if self.style == "mmseg" and isinstance(positions, PositionGrid):
+            adapters["pos_embed"] = replace(positions, antialias=False)
+        return {f"model.{key}": adapter for key, adapter in adapters.items()}
 
     def freeze_unread(self, read: Sequence[int]) -> None:
         """Stop the gradient of what serves only feature maps that nobody reads.

@@ -1,19 +1,13 @@
-"""What a plain ViT needs beside its blocks: checked options, a position grid resampled."""
+"""What a plain ViT needs beside its blocks: checked options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import isqrt
+from dataclasses import dataclass
 from typing import Any
-
-from timm.layers import resample_abs_pos_embed
-from torch import Tensor
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.pyramid import DEFAULT_PYRAMID, PYRAMIDS
-from transferseg.transfer import Adapter
-from transferseg.transfer.adapters import Shape
 
 OPTIONS = ("pyramid", "layers", "channels")
 #: of the style "mmseg" alone, with their defaults
@@ -140,55 +134,3 @@ def _layers(
 def _evenly(depth: int) -> tuple[int, ...]:
     """The last block of each quarter: 2, 5, 8, 11 of 12."""
     return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
-
-
-@dataclass(frozen=True)
-class PositionGrid(Adapter):
-    """The position embedding of another image size: its grid resampled, bicubic.
-
-    timm does the same when it loads such a file, and at every forward for the size at hand.
-
-    Args:
-        prefix: how many positions stand before the grid's (class and register tokens).
-        grid: height and width of the target's.
-        antialias: as timm has it; MMSegmentation has none.
-
-    Example:
-        >>> import torch
-        >>> PositionGrid(1, (3, 3)).apply(torch.ones(1, 1 + 4, 8), torch.zeros(1, 1 + 9, 8)).sum()
-        tensor(80.)
-    """
-
-    prefix: int
-    grid: tuple[int, int]
-    antialias: bool = True
-    name: str = field(default="position_grid", init=False)
-
-    @property
-    def note(self) -> str:  # type: ignore[override]
-        """What it does."""
-        how = "with" if self.antialias else "without"
-        return f"position grid resampled to {self.grid[0]}x{self.grid[1]}, bicubic {how} antialias"
-
-    def fits(self, source: Shape, target: Shape) -> bool:
-        """As many positions before it, a square grid, the same channels."""
-        if len(source) != 3 or len(target) != 3 or source[::2] != target[::2]:
-            return False
-        cells = source[1] - self.prefix
-        return cells > 0 and isqrt(cells) ** 2 == cells and self._positions == target[1]
-
-    def apply(self, source: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
-        """See the class."""
-        side = isqrt(source.shape[1] - self.prefix)
-        resampled: Tensor = resample_abs_pos_embed(
-            source,
-            list(self.grid),
-            [side, side],
-            num_prefix_tokens=self.prefix,
-            antialias=self.antialias,
-        )
-        return resampled
-
-    @property
-    def _positions(self) -> int:
-        return self.prefix + self.grid[0] * self.grid[1]

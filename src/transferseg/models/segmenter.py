@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from segmentation_models_pytorch.base.initialization import initialize_head
-from torch import Tensor, nn
+from torch import Tensor
 
 from transferseg.errors import SpecError
+from transferseg.models.auxiliary import AuxiliaryHead
 from transferseg.models.base import SpecModel
 from transferseg.models.decoders import DECODERS, check_options, option_names
-from transferseg.models.decoders.base import Decoder
+from transferseg.models.decoders.base import conv_head
 from transferseg.models.encoders import Encoder
 from transferseg.spec import ModelSpec
 
@@ -29,6 +29,7 @@ class Segmenter(SpecModel):
         encoder: an `Encoder`.
         decoder: one of `DECODERS`.
         head: the convolution to the classes.
+        auxiliary_head: an `AuxiliaryHead`, or None where the spec asks for none.
 
     Raises:
         SpecError: a combination that cannot work.
@@ -41,6 +42,7 @@ class Segmenter(SpecModel):
     """
 
     kind: ClassVar[str] = "segmentation models"
+    takes_auxiliary: ClassVar[bool] = True
 
     def __init__(
         self, spec: ModelSpec | Mapping[str, Any], *, pretrained: bool | str = False
@@ -50,8 +52,11 @@ class Segmenter(SpecModel):
         build = DECODERS[self.spec.architecture]
         options = _options(self.spec, self.encoder)
         self.decoder = build(self.encoder.channels, self.encoder.strides, **options)
-        self.encoder.freeze_unread(self.decoder.reads or range(len(self.encoder.channels)))
         self.head = conv_head(self.decoder, len(self.spec.classes))
+        self.auxiliary_head = _auxiliary_head(self.spec, self.encoder)
+        read = self.decoder.reads or tuple(range(len(self.encoder.channels)))
+        also = () if self.auxiliary_head is None else self.auxiliary_head.reads
+        self.encoder.freeze_unread((*read, *also))
 
     def _reads_pyramid(self) -> bool:
         return DECODERS[self.spec.architecture].reads is None
@@ -61,14 +66,32 @@ class Segmenter(SpecModel):
         """Whether it is one of `DECODERS`."""
         return architecture in DECODERS
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W), normalised -> logits (B, classes, H, W); H and W from 32 up."""
+    def forward(self, image: Tensor, *, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, C, H, W), normalised -> logits (B, classes, H, W); H and W from 32 up.
+
+        Args:
+            image: the images.
+            auxiliary: give the auxiliary head's logits too, of the same shape, as a second tensor:
+                what training asks for. It is an argument of `forward`, so that a wrapper for
+                several processes exchanges the gradients of both heads.
+
+        Raises:
+            SpecError: `auxiliary` of a model without an auxiliary head.
+        """
         size = (image.shape[-2], image.shape[-1])
-        logits: Tensor = self.head(self.decoder(self.encoder(image), size))
-        if logits.shape[-2:] != image.shape[-2:]:
-            corners = self.decoder.align_corners
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=corners)
-        return logits
+        features = self.encoder(image)
+        logits = self._resized(self.head(self.decoder(features, size)), size)
+        if not auxiliary:
+            return logits
+        if self.auxiliary_head is None:
+            raise SpecError("this model has no auxiliary head; build it with auxiliary=True.")
+        return logits, self._resized(self.auxiliary_head(features, size), size)
+
+    def _resized(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        if logits.shape[-2:] == size:
+            return logits
+        corners = self.decoder.align_corners
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=corners)
 
     def attention_maps(self, image: Tensor) -> list[Tensor]:
         """How much of each skip connection an Attention U-Net lets pass, position by position.
@@ -92,8 +115,9 @@ class Segmenter(SpecModel):
         return coefficients
 
     def transfer_rows(self) -> tuple[str, ...]:
-        """The head's weight and bias."""
-        return ("head.weight", "head.bias")
+        """The weights and biases of the heads."""
+        heads = ("head",) if self.auxiliary_head is None else ("head", "auxiliary_head.head")
+        return tuple(f"{head}.{name}" for head in heads for name in ("weight", "bias"))
 
 
 def _options(spec: ModelSpec, encoder: Encoder) -> Mapping[str, Any]:
@@ -103,9 +127,8 @@ def _options(spec: ModelSpec, encoder: Encoder) -> Mapping[str, Any]:
     return spec.decoder
 
 
-def conv_head(decoder: Decoder, channels: int) -> nn.Conv2d:
-    """The last convolution, from the decoder's features to classes or image channels."""
-    kernel = decoder.head_kernel
-    head = nn.Conv2d(decoder.out_channels, channels, kernel, padding=kernel // 2)
-    initialize_head(head)
-    return head
+def _auxiliary_head(spec: ModelSpec, encoder: Encoder) -> AuxiliaryHead | None:
+    if not spec.auxiliary:
+        return None
+    options = spec.auxiliary if isinstance(spec.auxiliary, Mapping) else {}
+    return AuxiliaryHead(encoder, len(spec.classes), options)

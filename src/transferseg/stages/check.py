@@ -15,6 +15,7 @@ from transferseg.models import freeze
 from transferseg.models.base import SpecModel
 from transferseg.stages.describe import describe_value, key_of
 from transferseg.stages.stage import Stage
+from transferseg.training.auxiliary import weight_of
 from transferseg.training.evaluate import MeanLoss
 from transferseg.training.judge import make_judge
 from transferseg.training.modes import evaluation_mode
@@ -65,6 +66,7 @@ class _Attempt:
                 else Path(stage.parent)
             )
             transfer_weights(source, model, parts=tuple(stage.parts), **stage.transfer)
+        weight_of(model, stage.training.auxiliary_weight)
         if stage.training.freeze or stage.training.unfreeze is not None:
             trial = copy.deepcopy(model)  # other stages share the model, and freeze nothing
             if stage.training.freeze:

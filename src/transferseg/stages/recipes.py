@@ -37,6 +37,7 @@ class ModelRecipe:
         input_spec: what the weights expect of an image; by default the parent's, else that of the
             encoder's weights.
         output_stride: see `create_model`; segmentation only.
+        auxiliary: see `create_model`; an error where the task is not segmentation.
         options: the decoder's own (of a classifier: `dropout`).
 
     Example:
@@ -51,6 +52,7 @@ class ModelRecipe:
     decoder_weights: str | os.PathLike[str] | None = None
     input_spec: InputSpec | None = None
     output_stride: int | None = None
+    auxiliary: bool | Mapping[str, Any] = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> ModelRecipe:  # noqa: ANN401 - field values
@@ -58,7 +60,24 @@ class ModelRecipe:
         return replace(self, **changes)
 
     def common(self) -> dict[str, Any]:
-        """The arguments that every kind of model takes."""
+        """The arguments that every kind of model takes.
+
+        Raises:
+            SpecError: an auxiliary head, which a segmentation model alone has.
+        """
+        if self.auxiliary is not False:
+            raise SpecError(
+                "only a segmentation model has an auxiliary head; leave auxiliary=False in the "
+                "ModelRecipe of this stage."
+            )
+        return self._common()
+
+    def segmentation(self) -> dict[str, Any]:
+        """The arguments that a segmentation model takes beside its names and classes."""
+        own = {"output_stride": self.output_stride, "auxiliary": self.auxiliary}
+        return {**own, **self._common()}
+
+    def _common(self) -> dict[str, Any]:
         return {
             "in_channels": self.in_channels,
             "weights": self.weights,
@@ -67,8 +86,14 @@ class ModelRecipe:
         }
 
     def describe(self) -> dict[str, Any]:
-        """JSON values; weights that are files stand by their content."""
+        """JSON values; weights that are files stand by their content.
+
+        Where there is no auxiliary head, nothing is said of it: stages from before there was any
+        keep their keys.
+        """
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.auxiliary is False:
+            del values["auxiliary"]
         values["weights"] = Path(str(self.weights)) if is_path(self.weights) else self._tag()
         if self.decoder_weights is not None:
             values["decoder_weights"] = Path(self.decoder_weights)
@@ -110,6 +135,7 @@ class TrainingRecipe:
         workers: processes that prepare batches; 0 does it in the training process.
         freeze: what never trains, as `models.freeze` takes it.
         unfreeze: what begins to train at which epoch; see `fit`.
+        auxiliary_weight: of the auxiliary head's loss; see `fit`.
 
     Raises:
         TrainingError: a number out of range, an unknown precision.
@@ -132,6 +158,7 @@ class TrainingRecipe:
     workers: int = 0
     freeze: Sequence[str] = ()
     unfreeze: Unfreezing | None = None
+    auxiliary_weight: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.freeze, str):
@@ -169,15 +196,18 @@ class TrainingRecipe:
         """The arguments of `train` that are settings of the training."""
         names = (
             "epochs", "optimizer", "schedule", "patience", "minimum_delta", "clip_norm",
-            "channels_last", "unfreeze",
+            "channels_last", "unfreeze", "auxiliary_weight",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def describe(self) -> dict[str, Any]:
         """JSON values; the number of workers changes no result and is left out.
 
-        So is freezing where nothing is frozen: stages from before there was any keep their keys.
+        So are freezing where nothing is frozen, and a weight that is not given: stages from before
+        there was any keep their keys.
         """
         names = [name for name in self.__dataclass_fields__ if name != "workers"]
         values = {name: describe_value(getattr(self, name), what=name) for name in names}
+        if self.auxiliary_weight is None:
+            del values["auxiliary_weight"]
         return {k: v for k, v in values.items() if v or k not in ("freeze", "unfreeze")}

@@ -50,7 +50,8 @@ class Stage:
         training: how.
         parent: from whose weights; a checkpoint that is no stage's is taken as it is, and nothing
             is known then of whom it has seen.
-        parts: what is taken from the parent: "encoder", "decoder", "head"; see `transfer_weights`.
+        parts: what is taken from the parent: "encoder", "decoder", "head", "auxiliary_head"; see
+            `transfer_weights`.
         transfer: further arguments of `transfer_weights` (`leave`, `unused`, `rename`, `classes`,
             `input_channels`, `source_format`, `adapt` by name).
         seed: of the initial weights, the order of the images and their augmentation.

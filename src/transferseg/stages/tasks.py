@@ -89,8 +89,7 @@ class Segment:
         """A segmentation model."""
         if not reader.classes:
             raise DataError("the reader has no classes, so there is nothing to segment.")
-        options = {**model.common(), "output_stride": model.output_stride}
-        options["input_spec"] = model.input_spec or input
+        options = {**model.segmentation(), "input_spec": model.input_spec or input}
         return create_model(
             model.architecture, model.encoder, classes=reader.classes, mode=reader.mode, **options
         )

@@ -28,6 +28,7 @@ from torch.utils.data import (
 )
 
 from transferseg.errors import TrainingError, some
+from transferseg.training.auxiliary import has_auxiliary, training_output
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.targets import Loader
 
@@ -173,7 +174,8 @@ def _single_value_norms(model: nn.Module, loader: Loader, accelerator: Accelerat
         with torch.random.fork_rng(devices=[]):
             sample = loader.dataset[index]
         with evaluation_mode(model), torch.no_grad():
-            model(torch.as_tensor(sample["image"])[None].to(accelerator.device))
+            image = torch.as_tensor(sample["image"])[None].to(accelerator.device)
+            training_output(model, image, auxiliary=has_auxiliary(model))
     except ValueError:
         if not seen:  # a norm without running statistics refuses the single value itself
             raise

@@ -14,6 +14,7 @@ from torch import Tensor
 from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
 from transferseg.training import loaders
+from transferseg.training.auxiliary import Output, training_output, training_terms, weight_of
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.gradual import begin_epoch, release_all
 from transferseg.training.state import TrainState
@@ -22,7 +23,6 @@ from transferseg.training.targets import (
     Loss,
     check_first,
     check_target,
-    loss_terms,
     pick,
     sample_ids,
     spec_of,
@@ -41,6 +41,7 @@ def fit(
     clip_norm: float | None = None,
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
+    auxiliary_weight: float | None = None,
 ) -> Iterator[StepEvent | EpochEvent]:
     """Train until the state has `epochs` epochs or `steps` updates; yield what has been done.
 
@@ -51,6 +52,10 @@ def fit(
 
     With `Accelerator(gradient_accumulation_steps=n)` an update takes the mean gradient of n
     batches, or of those that are left at the end of an epoch.
+
+    A model with an auxiliary head is trained on main loss + `auxiliary_weight` x auxiliary loss:
+    the same `loss` of the logits of both heads, at the size of the image. The events tell that sum
+    as the loss, and among its terms "main_loss" and "auxiliary_loss".
 
     Before the first update the first batch is checked against the model's spec. A loss that is not
     finite is found when losses are read: at the end of the epoch and at every save, so that no
@@ -71,6 +76,8 @@ def fit(
         clip_norm: the gradient's global norm is held below this, above 0; None leaves it.
         channels_last: lay out model and images in channels-last order, faster on recent GPUs.
         unfreeze: what begins to train at which epoch; applied at the beginning of each.
+        auxiliary_weight: of the auxiliary head's loss, 0 or more; by default 0.4 where the model
+            has such a head.
 
     Returns:
         An iterator of events; nothing is trained until it is iterated.
@@ -78,7 +85,8 @@ def fit(
     Raises:
         TrainingError: neither or both of epochs and steps; a schedule that would end too early; an
             empty loader; batches of one sample that a BatchNorm cannot take; every parameter
-            frozen; a loss that is not a scalar or not finite, naming the update and the samples.
+            frozen; a loss that is not a scalar or not finite, naming the update and the samples;
+            an `auxiliary_weight` for a model without an auxiliary head.
         SpecError: `unfreeze` names what the model does not have.
         DataError: the first batch does not fit the model's spec.
 
@@ -111,7 +119,8 @@ def fit(
             "unfreeze=models.Unfreezing({epoch: names})."
         )
     spec_of(state.unwrapped)
-    plan = _Plan(loss, target, clip_norm, channels_last, epochs, steps, unfreeze)
+    weight = weight_of(state.unwrapped, auxiliary_weight)
+    plan = _Plan(loss, target, clip_norm, channels_last, epochs, steps, unfreeze, weight)
     return _run(state, loader, plan)
 
 
@@ -124,6 +133,7 @@ class _Plan:
     epochs: int | None
     steps: int | None
     unfreeze: Unfreezing | None
+    auxiliary_weight: float | None
 
     def reached(self, state: TrainState) -> bool:
         if self.steps is not None:
@@ -218,7 +228,8 @@ def _batch(state: TrainState, batch: Batch, plan: _Plan, group: list[dict[str, T
     if plan.channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
     with accelerator.accumulate(model):
-        value, terms = loss_terms(plan.loss, _forward(state, image), target)
+        output = _forward(state, image, auxiliary=plan.auxiliary_weight is not None)
+        value, terms = training_terms(plan.loss, output, target, plan.auxiliary_weight)
         accelerator.backward(value)
         group.append(terms)
         complete = bool(accelerator.sync_gradients)
@@ -245,9 +256,9 @@ def _batch(state: TrainState, batch: Batch, plan: _Plan, group: list[dict[str, T
     return complete
 
 
-def _forward(state: TrainState, image: Tensor) -> Tensor:
+def _forward(state: TrainState, image: Tensor, *, auxiliary: bool) -> Output:
     try:
-        output: Tensor = state.model(image)
+        return training_output(state.model, image, auxiliary=auxiliary)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -255,7 +266,6 @@ def _forward(state: TrainState, image: Tensor) -> Tensor:
             f"a batch of {len(image)} sample(s) gives a BatchNorm one value a channel; leave such "
             "batches out of the loader (drop_last=True), or freeze that layer."
         ) from error
-    return output
 
 
 def _finish_gradient(state: TrainState, plan: _Plan, batches: int) -> None:

@@ -61,6 +61,7 @@ def train_rotating(
     clip_norm: float | None = None,
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
+    auxiliary_weight: float | None = None,
     workers: int = 0,
 ) -> History:
     """Train one model over rotating folds: all images train, and all validate.
@@ -103,6 +104,7 @@ def train_rotating(
         clip_norm: see `fit`.
         channels_last: see `fit`.
         unfreeze: see `train`; its epochs are those of all folds.
+        auxiliary_weight: see `train`.
         workers: processes that load the data of a run.
 
     Returns:
@@ -140,7 +142,7 @@ def train_rotating(
         unfreeze = unfreeze.every(folds.folds)
     options: dict[str, Any] = {
         "loss": loss, "target": target, "clip_norm": clip_norm, "channels_last": channels_last,
-        "unfreeze": unfreeze,
+        "unfreeze": unfreeze, "auxiliary_weight": auxiliary_weight,
     }  # fmt: skip
     runs = epochs * folds.folds
     with running(

@@ -50,6 +50,7 @@ def train(
     clip_norm: float | None = None,
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
+    auxiliary_weight: float | None = None,
     allow_shared_groups: bool = False,
 ) -> History:
     """Train a model for some epochs; evaluate it after each.
@@ -88,6 +89,7 @@ def train(
         channels_last: see `fit`.
         unfreeze: what begins to train at which epoch. When training ends before the last of its
             epochs, what is still frozen then stays frozen.
+        auxiliary_weight: see `fit`; scores, the loss among them, are those of the main head alone.
         allow_shared_groups: train although a group (a patient) is in both loaders; only to see
             whether a model can overfit.
 
@@ -126,6 +128,7 @@ def train(
             events = fit(
                 run.state, train_loader, loss=loss, epochs=epochs, target=target,
                 clip_norm=clip_norm, channels_last=channels_last, unfreeze=unfreeze,
+                auxiliary_weight=auxiliary_weight,
             )  # fmt: skip
             _follow(run, events, validation_loader, target, bar)
     return run.history()

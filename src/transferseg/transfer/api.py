@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Protocol, cast, runtime_checkable
@@ -13,7 +13,6 @@ from transferseg.errors import TransferError, some, unknown_name
 from transferseg.spec import ModelSpec
 from transferseg.transfer.adapters import ADAPTERS, Adapter, InputChannels, class_rows
 from transferseg.transfer.apply import apply_plan
-from transferseg.transfer.files import Source, SourceWeights, read_source, unwrapped
 from transferseg.transfer.plan import (
     Declarations,
     TransferPlan,
@@ -21,8 +20,9 @@ from transferseg.transfer.plan import (
     rename_keys,
     within,
 )
+from transferseg.transfer.reading import Source, SourceWeights, read_source, unwrapped
 from transferseg.transfer.report import TransferReport
-from transferseg.transfer.sources import SOURCES, SourceFormat, detect
+from transferseg.transfer.sources import ENCODER_PREFIX, SOURCES, SourceFormat, detect
 from transferseg.transfer.starts import NeutralStart
 
 
@@ -65,6 +65,7 @@ def transfer_weights(
     input_channels: InputChannels | None = None,
     classes: Mapping[str, str] | None = None,
     source_format: str | None = None,
+    entry: str | None = None,
 ) -> TransferReport:
     """Move weights into a model, with every tensor loaded, adapted or declared; or change nothing.
 
@@ -87,6 +88,8 @@ def transfer_weights(
         input_channels: how the first convolution takes another number of input channels.
         classes: source class name -> target class name, for heads, where they differ.
         source_format: a name in `SOURCES`, where recognition is not wanted.
+        entry: which entry of a file to take where it holds several sets of weights, such as
+            "student", or "ema" for a moving average; see `read_source`.
 
     Returns:
         What was done with every tensor; coverage by part.
@@ -107,14 +110,15 @@ def transfer_weights(
     parts = (parts,) if isinstance(parts, str) else tuple(parts)
     if not parts:
         raise TransferError("parts= names nothing: give 'encoder', 'decoder', 'head' or prefixes.")
-    weights = read_source(source)
+    weights = read_source(source, entry=entry)
     state = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in weights.tensors.items()}
     rename = dict(rename or {})
     leave = (leave,) if isinstance(leave, str) else tuple(leave)
     rows = _class_rows(model, parts, leave)
     renamed = rename_keys(list(shapes), rename)
-    chosen = _with_target(model, _source_format(source_format, renamed, state, weights))
+    found = _source_format(source_format, renamed, state, weights)
+    chosen = _with_target(model, found, renamed.values())
     declared = Declarations(
         rename=rename,
         leave=leave,
@@ -127,10 +131,10 @@ def transfer_weights(
     plan = make_plan(shapes, state, parts=parts, source_format=chosen, declared=declared)
     if input_channels is not None:
         _check_channels_used(plan, input_channels, model)
-    apply_plan(plan, weights.tensors, model)
-    notes: tuple[str, ...] = ()
+    apply_plan(plan, weights.tensors, model, origin=weights.origin)
+    notes = weights.remarks
     if weights.spec is None and any(move.target in rows for move in plan.moves):
-        notes = ("head rows copied by position: the source names no classes",)
+        notes = (*notes, "head rows copied by position: the source names no classes")
     return TransferReport(plan, weights.origin, chosen.name, weights.peeled, notes)
 
 
@@ -177,11 +181,13 @@ def _offered(model: nn.Module, input_channels: InputChannels | None) -> dict[str
     return offered
 
 
-def _with_target(model: nn.Module, chosen: SourceFormat) -> SourceFormat:
+def _with_target(model: nn.Module, chosen: SourceFormat, keys: Collection[str]) -> SourceFormat:
     """The format's table, and the heads that this encoder's library has and the encoder has not."""
-    if chosen.name == "timm" and isinstance(model, TransferTarget):
-        return replace(chosen, unused=(*chosen.unused, *model.transfer_unused()))
-    return chosen
+    if not isinstance(model, TransferTarget):
+        return chosen
+    heads = {ENCODER_PREFIX + key for key in model.transfer_unused()}
+    given = tuple(key for key in keys if chosen.target_key(key) in heads)
+    return replace(chosen, unused=(*chosen.unused, *given))
 
 
 def _check_channels_used(plan: TransferPlan, how: InputChannels, model: nn.Module) -> None:

@@ -1,99 +1,22 @@
-"""Read the tensors of any source safely, and write a checkpoint folder atomically."""
+"""The folder of a checkpoint of ours: its spec read, and all of it written atomically."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
-from transferseg.errors import CheckpointError, some
+from transferseg.errors import CheckpointError
 from transferseg.spec import ModelSpec
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TRANSFER_FILE = "transfer.json"
-
-#: Where weights come from: a checkpoint folder or file, a dict of tensors, a module.
-Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | nn.Module"
-
-#: Keys under which training scripts store the weights, in the order in which they are looked for.
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
-#: Prefixes that wrappers of a module put before every key (DataParallel and DDP, torch.compile).
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-
-
-@dataclass(frozen=True)
-class SourceWeights:
-    """The tensors of a source by name, and what is known of the model that they came from.
-
-    Attributes:
-        tensors: read only; never changed by a transfer.
-        origin: the path, or the kind of object.
-        spec: the source's model spec, if it is a model or checkpoint of transferseg.
-        peeled: the wrappers that were taken off, outermost first.
-    """
-
-    tensors: Mapping[str, Tensor]
-    origin: str
-    spec: ModelSpec | None = None
-    peeled: tuple[str, ...] = field(default=())
-
-
-def read_source(source: Source) -> SourceWeights:
-    """The tensors of a path, a dict or a module, without changing any of them.
-
-    Args:
-        source: a folder that `save_pretrained` wrote, a `.safetensors` file, a `.pt`, `.pth` or
-            `.ckpt` file (read with `weights_only=True`: nothing is unpickled but tensors and plain
-            containers), a dict of tensors, or a module.
-
-    Raises:
-        CheckpointError: the file is missing, broken, holds no tensors, or would have to be
-            unpickled; it names the file.
-
-    Example:
-        >>> read_source({"module.fc.weight": torch.zeros(2, 2)}).peeled
-        ('module.',)
-    """
-    if isinstance(source, nn.Module):
-        source = unwrapped(source)
-        spec = getattr(source, "spec", None)
-        known = spec if isinstance(spec, ModelSpec) else None
-        origin = f"{type(source).__name__} in memory"
-        return _peel(source.state_dict(), origin, known)
-    if isinstance(source, Mapping):
-        return _peel(source, "dict in memory", None)
-    if not isinstance(source, str | os.PathLike):
-        raise CheckpointError(
-            f"a source is a path, a dict or a module, got {type(source).__name__}."
-        )
-    path = Path(source)
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    spec = read_spec(file.parent) if file.name == WEIGHTS_FILE and _is_ours(file.parent) else None
-    return _peel(_read_file(file), str(path), spec)
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        inner = getattr(module, "_orig_mod", None)
-        if isinstance(module, parallel):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
 
 
 def read_spec(folder: str | os.PathLike[str]) -> ModelSpec:
@@ -120,65 +43,12 @@ def read_spec(folder: str | os.PathLike[str]) -> ModelSpec:
         raise CheckpointError(f"{path} holds no transferseg model spec: {error}.") from error
 
 
-def _is_ours(folder: Path) -> bool:
+def is_ours(folder: Path) -> bool:
     """Whether its config.json names a spec; one that is broken is then an error, not a stranger."""
     try:
         return "spec" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: expected a checkpoint file or folder.")
-    try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
-        with warnings.catch_warnings():
-            # torch warns of unusual pickle protocols; what it cannot read raises all the same.
-            warnings.simplefilter("ignore", UserWarning)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds Python objects besides tensors, which would have to be unpickled and "
-            "could run any code. Save its state dict alone (torch.save(model.state_dict(), path)) "
-            f"where you trust it, and pass that file. ({str(error).splitlines()[0]})"
-        ) from error
-    except Exception as error:  # a broken pickle can raise anything (KeyError, IndexError, ...)
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}."
-        ) from error
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, expected a dict.")
-    return loaded
-
-
-def _peel(values: Mapping[str, Any], origin: str, spec: ModelSpec | None) -> SourceWeights:
-    peeled: list[str] = []
-    while wrapper := next((k for k in WRAPPER_KEYS if isinstance(values.get(k), Mapping)), None):
-        values = values[wrapper]
-        peeled.append(wrapper)
-    tensors = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
-    others = [str(name) for name in values if str(name) not in tensors]
-    if not tensors or others:
-        raise CheckpointError(
-            f"{origin}: expected a dict of tensors, got {len(tensors)} tensors and "
-            f"{len(others)} other values ({some(others)}). Pass the entry that holds the weights."
-        )
-    while prefix := _common_prefix(tensors):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-        peeled.append(prefix)
-    return SourceWeights(tensors, origin, spec, tuple(peeled))
-
-
-def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:
-    for prefix in WRAPPER_PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            return prefix
-    return None
 
 
 def write_checkpoint(

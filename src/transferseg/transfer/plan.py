@@ -11,7 +11,7 @@ from math import prod
 from transferseg.errors import TransferError, did_you_mean, some
 from transferseg.transfer.adapters import Adapter, Shape
 from transferseg.transfer.sources import PARTS, SourceFormat
-from transferseg.transfer.starts import NeutralStart, applicable
+from transferseg.transfer.starts import NeutralStart, Start, applicable
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TransferPlan:
         left: target keys within the parts that stay as initialised -> the declaration.
         unused: source keys that go nowhere -> the declaration.
         target: shapes of the target's tensors within the parts.
-        start: of those left, the ones that are set -> the constant.
+        start: of those left, the ones that are set -> what they begin as.
     """
 
     parts: tuple[str, ...]
@@ -58,7 +58,7 @@ class TransferPlan:
     left: Mapping[str, str]
     unused: Mapping[str, str]
     target: Mapping[str, Shape]
-    start: Mapping[str, float] = field(default_factory=dict)
+    start: Mapping[str, Start] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ def make_plan(
     names = {key: source_format.target_key(name) for key, name in renamed.items()}
     _refuse_collisions(names)
     scope = {key: shape for key, shape in target.items() if within(key, parts)}
-    declared = _with_starts(declared, {name: source[key] for key, name in names.items()}, scope)
+    given = {name: source[key] for key, name in names.items()}
+    declared = _with_starts(_with_adapters(declared, renamed, names, source_format), given, scope)
     problems: list[str] = []
     moves, kept = _match(source, scope, names, declared, problems)
     moved = {move.target for move in moves}
@@ -187,6 +188,18 @@ def make_plan(
         raise TransferError("nothing was changed:\n- " + "\n- ".join(problems))
     begun = {key: value for start in declared.starts for key, value in start.values.items()}
     return TransferPlan(tuple(parts), tuple(moves), left, unused, scope, begun)
+
+
+def _with_adapters(
+    declared: Declarations,
+    renamed: Mapping[str, str],
+    names: Mapping[str, str],
+    source_format: SourceFormat,
+) -> Declarations:
+    """The adapters of the source's naming scheme, among the forced."""
+    adapters = {names[key]: source_format.adapter_for(name) for key, name in renamed.items()}
+    own = {name: adapter for name, adapter in adapters.items() if adapter is not None}
+    return replace(declared, forced={**own, **declared.forced})
 
 
 def _with_starts(
@@ -269,9 +282,8 @@ def _declare_unused(
         for pattern in declared.unused:
             if fnmatchcase(key, pattern):
                 unused.setdefault(key, f"unused={pattern!r}")
-        for pattern in source_format.unused:
-            if fnmatchcase(renamed[key], pattern):
-                unused.setdefault(key, f"{source_format.name} table: {pattern}")
+        if (why := source_format.why_unused(renamed[key])) is not None:
+            unused.setdefault(key, why)
         for pattern in declared.leave:
             if fnmatchcase(name, pattern):
                 unused.setdefault(key, f"its target stays as initialised: leave={pattern!r}")

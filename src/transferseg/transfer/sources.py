@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from transferseg.transfer.adapters import Adapter
 
 ENCODER_PREFIX = "encoder.model."
 #: What an encoder has beside timm's model: a ViT's pyramid, the norms of Swin's maps.
@@ -14,26 +18,56 @@ PARTS = ("encoder", "decoder", "head", "auxiliary_head")
 
 @dataclass(frozen=True)
 class SourceFormat:
-    """A naming scheme of checkpoints.
+    r"""A naming scheme of checkpoints.
 
     Attributes:
         name: as it stands in the report.
         rename: prefix -> prefix, tried in order on every source key; the first that fits is used.
         unused: patterns on source keys that a segmentation model never needs.
         leave: patterns on target keys that such files may lack.
+        rules: regular expression -> replacement, each applied in turn wherever it is found in a
+            key, before `rename`; anchor them with `^`.
+        adapters: pattern on source keys -> how such a tensor becomes its target, whether or not the
+            shapes differ.
+        reasons: pattern on source keys that go nowhere -> why, for the report; beside `unused`.
+
+    Example:
+        >>> moco = SourceFormat("moco", {"": ENCODER_PREFIX}, rules={r"^encoder_q\.": ""})
+        >>> moco.target_key("encoder_q.conv1.weight")
+        'encoder.model.conv1.weight'
     """
 
     name: str
     rename: Mapping[str, str]
     unused: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
+        for pattern, replacement in self.rules.items():
+            key = re.sub(pattern, replacement, key)
         for old, new in self.rename.items():
             if key.startswith(old):
                 return new + key.removeprefix(old)
         return key
+
+    def adapter_for(self, key: str) -> Adapter | None:
+        """How the tensor of a source key is changed, or None when it is taken as it is."""
+        fitting = (a for pattern, a in self.adapters.items() if fnmatchcase(key, pattern))
+        return next(fitting, None)
+
+    def why_unused(self, key: str) -> str | None:
+        """Why a source key goes nowhere, or None when nothing declares it."""
+        for pattern, reason in self.reasons.items():
+            if fnmatchcase(key, pattern):
+                return f"{reason}: {pattern}"
+        for pattern in self.unused:
+            if fnmatchcase(key, pattern):
+                return f"{self.name} table: {pattern}"
+        return None
 
 
 #: The formats that `transfer_weights` recognises, tried in this order.

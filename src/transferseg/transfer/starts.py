@@ -2,11 +2,85 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
+from torch import Tensor
+
 from transferseg.transfer.adapters import Adapter, Shape
+
+
+class Start(ABC):
+    """What a tensor begins as, made from what it was initialised to (abstract)."""
+
+    @abstractmethod
+    def begin(self, initial: Tensor) -> Tensor:
+        """The tensor as initialised -> a new one of its shape; the given one is not changed."""
+
+
+@dataclass(frozen=True)
+class Constant(Start):
+    """One value everywhere.
+
+    Attributes:
+        value: the value.
+
+    Example:
+        >>> Constant(2.0).begin(torch.zeros(2))
+        tensor([2., 2.])
+    """
+
+    value: float
+
+    def begin(self, initial: Tensor) -> Tensor:
+        """See the class."""
+        return torch.full_like(initial, self.value)
+
+
+@dataclass(frozen=True)
+class TwinRows(Start):
+    """Rows in pairs, both as the first was initialised; of an odd number the last three are alike.
+
+    Example:
+        >>> TwinRows().begin(torch.arange(5.0))
+        tensor([0., 0., 2., 2., 2.])
+    """
+
+    def begin(self, initial: Tensor) -> Tensor:
+        """See the class."""
+        count = len(initial)
+        return initial[[min(row - row % 2, count - 2 - count % 2) for row in range(count)]]
+
+
+@dataclass(frozen=True)
+class OpposedTwins(Start):
+    """What weighs channels that `TwinRows` made alike: of a pair `value` and `-value`.
+
+    So the weighted sum is 0 whatever the channels hold, and yet a gradient reaches each of them. Of
+    an odd number the last three weigh 1, 1/2 and -3/2 times `value`: no two alike, which no
+    training could tell apart.
+
+    Attributes:
+        value: of the first of a pair; a power of two keeps rounding out of the sum.
+
+    Example:
+        >>> OpposedTwins(1.0).begin(torch.zeros(1, 5))
+        tensor([[ 1.0000, -1.0000,  1.0000,  0.5000, -1.5000]])
+    """
+
+    value: float
+
+    def begin(self, initial: Tensor) -> Tensor:
+        """(1, channels, ...), at least two channels -> the same shape."""
+        begun = torch.full_like(initial, self.value)
+        begun[:, 1::2] = -self.value
+        if begun.shape[1] % 2:
+            begun[:, -2] = self.value / 2
+            begun[:, -1] = -self.value * 3 / 2
+        return begun
 
 
 @dataclass(frozen=True)
@@ -20,18 +94,18 @@ class NeutralStart:
 
     Attributes:
         keys: the tensors of the target that the source may lack.
-        values: key -> the constant that it is set to; the others stay as initialised.
+        values: key -> what it begins as; the others stay as initialised.
         adapters: key of another tensor of the target -> how it makes up for these.
         note: what they begin as, for the report.
 
     Example:
-        >>> start = NeutralStart(("gate.bias",), {"gate.bias": 2.0}, {}, "gate half open")
+        >>> start = NeutralStart(("gate.bias",), {"gate.bias": Constant(2.0)}, {}, "gate open")
         >>> start.under("decoder.").values
-        {'decoder.gate.bias': 2.0}
+        {'decoder.gate.bias': Constant(value=2.0)}
     """
 
     keys: tuple[str, ...]
-    values: Mapping[str, float]
+    values: Mapping[str, Start]
     adapters: Mapping[str, Adapter]
     note: str
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
+from dataclasses import replace
+from math import exp, floor, log2
 from typing import cast
 
 import torch
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 
 from transferseg.models.decoders.unet import UNetDecoder, Upsampling
 from transferseg.transfer import GatedSkipSlice, NeutralStart
+from transferseg.transfer.starts import Constant, OpposedTwins, Start, TwinRows
 
 #: Bias of psi after a hand-off: most of the skip passes, and the sigmoid is not yet flat.
 OPEN_BIAS = 2.0
-NOTE = f"gates at their function-preserving start (psi: weight 0, bias {OPEN_BIAS:g})"
+NOTE = (
+    "gates at their function-preserving start (channels in twins that psi weighs with opposite "
+    f"signs; psi's bias {OPEN_BIAS:g})"
+)
 
 
 class AttentionGate(nn.Module):
@@ -25,7 +30,7 @@ class AttentionGate(nn.Module):
         alpha = sigmoid(psi^T relu(W_x x + W_g g + b_g) + b_psi), resampled to x's size
 
     On the grid of the gating signal, to which W_x brings x by a stride of 2, with half of x's
-    channels; both resamplings are bilinear. All channels of x share one coefficient.
+    channels, at least 2; both resamplings are bilinear. All channels of x share one coefficient.
 
     Args:
         skip_channels: of x, the encoder's map.
@@ -43,7 +48,7 @@ class AttentionGate(nn.Module):
 
     def __init__(self, skip_channels: int, gating_channels: int) -> None:
         super().__init__()
-        inner = max(skip_channels // 2, 1)
+        inner = max(skip_channels // 2, 2)
         self.w_x = nn.Conv2d(skip_channels, inner, 2, stride=2, bias=False)
         self.w_g = nn.Conv2d(gating_channels, inner, 1)
         self.psi = nn.Conv2d(inner, 1, 1)
@@ -58,6 +63,21 @@ class AttentionGate(nn.Module):
         alpha = torch.sigmoid(self.psi(F.relu(skip + _resample(self.w_g(g), skip))))
         return _resample(alpha, x)
 
+    def open_start(self) -> dict[str, Start]:
+        """Own key -> how it begins, so that the gate passes sigmoid(2) of everything and learns.
+
+        Its channels come in twins of equal weights, which psi adds and subtracts: their sum is 0
+        whatever the input, but each gets a gradient, of the opposite sign, and so they part.
+        """
+        usual = self.psi.in_channels**-0.5  # what an initialisation would give
+        return {
+            "w_x.weight": TwinRows(),
+            "w_g.weight": TwinRows(),
+            "w_g.bias": TwinRows(),
+            "psi.weight": OpposedTwins(2.0 ** floor(log2(usual))),
+            "psi.bias": Constant(OPEN_BIAS),
+        }
+
 
 class AttentionUNetDecoder(UNetDecoder):
     """The U-Net decoder whose skip connections pass through attention gates.
@@ -66,8 +86,9 @@ class AttentionUNetDecoder(UNetDecoder):
     figure 1; Oktay leaves the shallowest ungated.
 
     A U-Net's encoder, decoder and head move into it with `transfer_weights`, and it computes the
-    same at first: each gate begins with psi's weight at 0 and its bias at 2 and so passes
-    sigmoid(2) of its skip everywhere, which the decoder's weights for that skip undo.
+    same at first: each gate passes sigmoid(2) of its skip everywhere, which the decoder's weights
+    for that skip undo. Its channels begin as twins that psi weighs with opposite signs, so that
+    they cancel, and every parameter of the gate has a gradient from the first step.
 
     Args:
         encoder_channels: of the encoder's feature maps, shallow to deep.
@@ -113,6 +134,10 @@ class AttentionUNetDecoder(UNetDecoder):
         passed: Tensor = self.gates[str(stride)](feature, path)
         return passed
 
+    def segments(self) -> Sequence[nn.Module]:
+        """The blocks and the gates."""
+        return [*super().segments(), *self.gates.values()]
+
     def attention_maps(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """The gates' coefficients, (B, 1, h, w) in 0..1, shallow to deep, each as its skip.
 
@@ -132,22 +157,16 @@ class AttentionUNetDecoder(UNetDecoder):
     def transfer_starts(self) -> Sequence[NeutralStart]:
         """A U-Net's decoder, which has no gates, fits: they pass one share of every position."""
         return [
-            NeutralStart(
-                keys=tuple(f"gates.{stride}.{key}" for key in self.gates[str(stride)].state_dict()),
-                values={
-                    f"gates.{stride}.psi.weight": 0.0,
-                    f"gates.{stride}.psi.bias": OPEN_BIAS,
-                },
-                adapters={
-                    f"blocks.{index}.conv1.0.weight": GatedSkipSlice(
-                        self.in_channels[index], 1 / (1 + exp(-OPEN_BIAS))
-                    )
-                },
-                note=NOTE,
-            )
+            self._start(index, stride)
             for index, stride in enumerate(self.strides)
             if str(stride) in self.gates
         ]
+
+    def _start(self, index: int, stride: int) -> NeutralStart:
+        values = cast(AttentionGate, self.gates[str(stride)]).open_start()
+        undone = GatedSkipSlice(self.in_channels[index], 1 / (1 + exp(-OPEN_BIAS)))
+        begun = NeutralStart(tuple(values), values, {}, NOTE).under(f"gates.{stride}.")
+        return replace(begun, adapters={f"blocks.{index}.conv1.0.weight": undone})
 
 
 def _resample(x: Tensor, like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
 
 from transferseg.transfer import Adapter, NeutralStart
@@ -46,6 +47,10 @@ class Decoder(nn.Module, ABC):
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Feature maps, shallow to deep, and the image's (H, W) -> (B, out_channels, h, w)."""
 
+    def segments(self) -> Sequence[nn.Module]:
+        """What activation checkpointing computes again as one piece each: all of it at once."""
+        return [self]
+
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """Own key -> adapter from another layout of this decoder; none unless overridden."""
         return {}
@@ -53,3 +58,11 @@ class Decoder(nn.Module, ABC):
     def transfer_starts(self) -> Sequence[NeutralStart]:
         """How what other layouts of this decoder lack begins; nothing unless overridden."""
         return ()
+
+
+def conv_head(decoder: Decoder, channels: int) -> nn.Conv2d:
+    """The last convolution, from the decoder's features to classes or image channels."""
+    kernel = decoder.head_kernel
+    head = nn.Conv2d(decoder.out_channels, channels, kernel, padding=kernel // 2)
+    initialize_head(head)
+    return head

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP, SeparableConv2d
 from torch import Tensor, nn
 
-from transferseg.errors import SpecError
+from transferseg.errors import SpecError, unknown_name
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.blocks import (
     AtrousPooling,
@@ -19,7 +20,7 @@ from transferseg.models.decoders.blocks import (
     joined,
     resize,
 )
-from transferseg.models.decoders.deeplabv3 import atrous_rates
+from transferseg.models.decoders.deeplabv3 import LAYOUTS, atrous_rates
 
 
 class DeepLabV3PlusDecoder(Decoder):
@@ -33,18 +34,22 @@ class DeepLabV3PlusDecoder(Decoder):
         low_channels: to which the shallow map is reduced.
         rates: of the three atrous branches; None scales those of the paper to the stride: 12, 24,
             36 at 8, 6, 12, 18 at 16, 3, 6, 9 at 32.
-        dropout: of whole channels, before the head, 0 to below 1.
+        layout: "bottleneck", MMSegmentation's: a 3x3 over all atrous branches, two separable
+            convolutions after the join, dropout of whole channels before the head; or "projection",
+            smp's: a 1x1 over the branches, dropout of single values, a separable convolution
+            before the join and one after it, none with a norm in its middle.
+        dropout: 0 to below 1; None for 0.1 in the bottleneck layout and 0.5 in the other.
         maps: how many of the deepest maps the atrous pooling reads, as one (see `joined`): 1, or
             over HRNet its 4 branches.
         align_corners: of every bilinear resizing, the logits' too; True in MMSegmentation's
-            networks for 769x769 crops.
+            networks for 769x769 crops, and in smp.
 
     Raises:
-        SpecError: a value out of range, or an encoder without a shallow map.
+        SpecError: an unknown layout, a value out of range, or an encoder without a shallow map.
 
-    Source: Chen 2018 (arXiv 1802.02611); layout of MMSegmentation, whose networks of the same
-    weights give the same logits (proved in the tests). The pooled branch has a batch norm too, so
-    training needs two samples a batch.
+    Source: Chen 2018 (arXiv 1802.02611). The networks of MMSegmentation, and in the other layout of
+    smp, give the same logits of the same weights (proved in the tests). The pooled branch has a
+    batch norm too, so training needs two samples a batch.
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (16, 8, 32)
@@ -58,11 +63,15 @@ class DeepLabV3PlusDecoder(Decoder):
         channels: int = 256,
         low_channels: int = 48,
         rates: Sequence[int] | None = None,
-        dropout: float = 0.1,
+        layout: str = "bottleneck",
+        dropout: float | None = None,
         maps: int = 1,
         align_corners: bool = False,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
+        if layout not in LAYOUTS:
+            raise SpecError(unknown_name("layout of 'deeplabv3plus'", layout, LAYOUTS))
+        dropout = LAYOUTS[layout] if dropout is None else dropout
         available = len(encoder_channels)
         check_common(
             "deeplabv3plus",
@@ -81,14 +90,20 @@ class DeepLabV3PlusDecoder(Decoder):
         self.low, self.maps = low, maps
         self.reads = (low, *range(-maps, 0))
         self.align_corners = align_corners
-        self.aspp = AtrousPooling(sum(encoder_channels[-maps:]), channels, rates, separable=True)
-        self.bottleneck = ConvNormAct(self.aspp.out_channels, channels, 3)
+        read, joint = sum(encoder_channels[-maps:]), channels + low_channels
+        if layout == "projection":
+            self.aspp = ASPP(read, channels, rates, separable=True, dropout=dropout)
+            self.bottleneck: nn.Module = _separable(channels, channels)
+            self.convs = _separable(joint, channels)
+            self.dropout: nn.Module = nn.Identity()  # it stands in the projection
+        else:
+            self.aspp = AtrousPooling(read, channels, rates, separable=True)
+            self.bottleneck = ConvNormAct(self.aspp.out_channels, channels, 3)
+            self.convs = nn.Sequential(
+                SeparableConvNormAct(joint, channels), SeparableConvNormAct(channels, channels)
+            )
+            self.dropout = nn.Dropout2d(dropout)
         self.reduce = ConvNormAct(encoder_channels[low], low_channels)
-        self.convs = nn.Sequential(
-            SeparableConvNormAct(channels + low_channels, channels),
-            SeparableConvNormAct(channels, channels),
-        )
-        self.dropout = nn.Dropout2d(dropout)
         self.out_channels = channels
         initialize_decoder(self)
 
@@ -100,3 +115,9 @@ class DeepLabV3PlusDecoder(Decoder):
         context = resize(context, low, align_corners=self.align_corners)
         y: Tensor = self.dropout(self.convs(torch.cat([context, low], dim=1)))
         return y
+
+
+def _separable(in_channels: int, channels: int) -> nn.Sequential:
+    """A separable 3x3 convolution with one norm, at its end."""
+    conv = SeparableConv2d(in_channels, channels, kernel_size=3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))

@@ -142,6 +142,10 @@ class UNetDecoder(Decoder):
         """What a block takes of the encoder's map at its stride, given what comes up: all of it."""
         return feature
 
+    def segments(self) -> Sequence[nn.Module]:
+        """Block by block: they grow with the image, and no two of them need be held at a time."""
+        return list(self.blocks)
+
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """An autoencoder's decoder fits with the skip slices at 0: the same function."""
         if not self.skips:

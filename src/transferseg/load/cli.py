@@ -1,0 +1,91 @@
+"""`python -m transferseg inspect FILE` and `convert FILE FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from transferseg.errors import TransfersegError
+from transferseg.load.inspection import inspect_checkpoint
+from transferseg.load.loading import load_checkpoint
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+
+    Returns:
+        The exit status: 0, or 1 after an error, which is printed to stderr; 2, as argparse has it,
+        for arguments that are none.
+
+    Example:
+        >>> main(["inspect", "nowhere.pth"])
+        1
+    """
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except TransfersegError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m transferseg", description="Any checkpoint in, a model of transferseg out."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser("inspect", help="print what a checkpoint holds")
+    inspect.add_argument("file", metavar="FILE", help="a checkpoint file or folder")
+    inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    inspect.set_defaults(run=_inspect)
+    convert = commands.add_parser("convert", help="write a checkpoint in transferseg's format")
+    convert.add_argument("file", metavar="FILE", help="a checkpoint file or folder")
+    convert.add_argument("folder", metavar="FOLDER", help="made if it does not exist")
+    convert.set_defaults(run=_convert)
+    for command in (inspect, convert):
+        command.add_argument("--encoder", help="which of several encoders of equal shapes it is")
+        command.add_argument(
+            "--classes", nargs="+", metavar="NAME", help="the names of the classes, in their order"
+        )
+        command.add_argument(
+            "--option",
+            nargs=2,
+            action="append",
+            default=[],
+            metavar=("NAME", "VALUE"),
+            help="another keyword of load_checkpoint, its value as JSON: align_corners true",
+        )
+    return parser
+
+
+def _inspect(given: argparse.Namespace) -> int:
+    info = inspect_checkpoint(given.file, **_keywords(given))
+    print(info.to_json() if given.json else info)
+    return 0
+
+
+def _convert(given: argparse.Namespace) -> int:
+    model, report = load_checkpoint(given.file, **_keywords(given))
+    model.save_pretrained(given.folder, transfer=report)
+    print(report)
+    return 0
+
+
+def _keywords(given: argparse.Namespace) -> dict[str, Any]:
+    options = {name: _value(text) for name, text in given.option}
+    named = {"encoder": given.encoder, "classes": given.classes}
+    return {**options, **{name: value for name, value in named.items() if value is not None}}
+
+
+def _value(text: str) -> object:
+    """JSON, or the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

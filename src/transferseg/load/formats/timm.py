@@ -1,0 +1,121 @@
+"""timm: any of its models, with or without the config.json that a hub folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from timm.models import is_model
+from timm.models.resnet import ResNet
+from torch import nn
+
+from transferseg.load import encoders
+from transferseg.load.findings import Findings
+from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
+from transferseg.load.listing import Listing
+from transferseg.load.timm_index import bare, models_of, shapes_of
+from transferseg.spec import InputSpec, ModelSpec
+from transferseg.transfer import SOURCES, SourceFormat
+from transferseg.transfer.sources import ENCODER_PREFIX
+
+
+@dataclass(frozen=True)
+class TimmFormat(Format):
+    """timm's own names, in a file or in a folder as timm's hub repositories are.
+
+    A ResNet becomes a classifier of ours, whose head is the same; any other model is built whole.
+    """
+
+    name: str = field(default="timm", init=False)
+
+    def detect(self, listing: Listing) -> bool:
+        """Names and shapes of a timm model, whatever its classes and channels; or it says so."""
+        return bool(models_of(listing.shapes)) or resembles(listing, named(listing))
+
+    def describe(self, listing: Listing, findings: Findings) -> Description:
+        """A classifier, or an encoder where the file has no classifier layer."""
+        found = encoders.candidates(listing.shapes)
+        if not found:  # told by name, so that the error can name the tensors that do not fit
+            told = findings.asked.get("encoder") or named(listing)
+            return describe(listing, findings, [str(told)], findings.encoder([str(told)]))
+        also = [name for name in models_of(listing.shapes) if name not in found]
+        encoder = findings.encoder(found, metadata=named(listing), also=also)
+        return describe(listing, findings, found, encoder)
+
+    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:  # noqa: ARG002
+        """Timm's keys behind the encoder's prefix, the head's in its place."""
+        return naming(self.name, spec)
+
+
+def describe(
+    listing: Listing, findings: Findings, found: Sequence[str], encoder: str | None
+) -> Description:
+    """The classifier of a listing in timm's names; torchvision's shared names go this way too.
+
+    Args:
+        listing: what the file holds.
+        findings: what keywords decide.
+        found: encoders that fit.
+        encoder: the chosen one, None where several remain.
+    """
+    any_name = encoder or found[0]
+    count = encoders.head_shape(any_name, listing.shapes)
+    channels = encoders.stem_channels(any_name, listing.shapes)
+    if encoder is None:
+        return Description(
+            "classifier" if count else ENCODER_ONLY, None, count, channels, candidates=tuple(found)
+        )
+    if not count:
+        return Description(ENCODER_ONLY, encoder, 0, channels)
+    names = listing.config().get("label_names")
+    spec = findings.spec(
+        "classifier",
+        encoder,
+        findings.classes(count, names if isinstance(names, list) else None),
+        encoders.statistics(encoder, channels),
+        input_why=f"the statistics of timm's weights of {encoder!r}",
+        input_metadata=stated_input(listing, channels),
+        decoder={} if linear(encoder) else {"head": "timm"},
+    )
+    return Description("classifier", encoder, count, channels, spec)
+
+
+def naming(name: str, spec: ModelSpec) -> SourceFormat:
+    """Timm's keys as those of a classifier, under the name of an ecosystem."""
+    heads = {} if spec.decoder.get("head") == "timm" else {"fc.": "head."}
+    return SourceFormat(
+        name,
+        {**heads, "": ENCODER_PREFIX},
+        leave=SOURCES["timm"].leave,
+        reasons=encoders.UNSAVED,
+    )
+
+
+def resembles(listing: Listing, encoder: str | None) -> bool:
+    """Whether some of a listing's names are those of the timm model that it is said to be."""
+    if encoder is None or not is_model(encoder):
+        return False
+    return not listing.shapes.keys().isdisjoint(shapes_of(bare(encoder)))
+
+
+def linear(name: str) -> bool:
+    """Whether a timm model's head is one linear layer on the average of its last map."""
+    model = bare(name)
+    return type(model) is ResNet and isinstance(model.fc, nn.Linear)
+
+
+def named(listing: Listing) -> str | None:
+    """What the config.json of a hub folder calls the model, if timm has it."""
+    given = listing.config().get("architecture")
+    return given if isinstance(given, str) and is_model(given) else None
+
+
+def stated_input(listing: Listing, channels: int) -> InputSpec | None:
+    """The mean and std of the config.json of a hub folder, if they fit the channels."""
+    config = listing.config()
+    stated: Any = config.get("pretrained_cfg", config)
+    mean, std = (stated.get(k) for k in ("mean", "std")) if isinstance(stated, Mapping) else (0, 0)
+    if not (isinstance(mean, list) and isinstance(std, list)) or len(mean) != len(std):
+        return None
+    return InputSpec.from_statistics(mean, std, channels=channels)

@@ -1,0 +1,206 @@
+"""Find the weights in what a training script saved, and say what else there was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transferseg.errors import CheckpointError, some, unknown_name
+from transferseg.transfer.inert import Inert, OddTensor, Stored, TensorInfo
+
+#: Entries in which training scripts store the weights, in the order in which they are looked for;
+#: of a self-supervised pair the teacher, which is what its authors evaluate.
+WEIGHT_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "net", "teacher", "student")
+#: Entries with a moving average of the weights, used where there are no others or on demand.
+EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
+#: Prefixes that wrappers of a module put before every key (DataParallel and DDP, torch.compile).
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+#: Names under which a LightningModule holds its network; prefixes of every key then.
+LIGHTNING_PREFIXES = ("model.", "net.", "network.")
+
+_LIGHTNING = "pytorch-lightning_version"
+_SELF_SUPERVISED = ("teacher", "student")
+_DEEPEST = 8
+_MOST_NODES = 20_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights of a file, and what was around them.
+
+    Attributes:
+        tensors: key -> tensor, or its description.
+        peeled: the wrappers that were taken off, outermost first.
+        others: names of the entries beside the weights.
+        entries: those of them that `entry=` could choose instead.
+        metadata: the plain values among the others.
+    """
+
+    tensors: Mapping[str, Any]
+    peeled: tuple[str, ...]
+    others: tuple[str, ...]
+    entries: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+
+def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = None) -> Found:
+    """The weights in a dict as it was saved, without its wrappers.
+
+    Args:
+        values: names -> tensors (or descriptions), or entries one of which holds the weights.
+        origin: what an error calls the source.
+        entry: which entry to take; "ema" stands for any of `EMA_ENTRIES`.
+
+    Raises:
+        CheckpointError: no weights, no such entry, other values among the tensors, tensors that are
+            no plain arrays of numbers; it names them.
+
+    Example:
+        >>> import torch
+        >>> saved = {"model": {"module.w": torch.ones(1)}, "ema": {"w": torch.ones(1)}, "epoch": 3}
+        >>> found = find_weights(saved, "run.pth")
+        >>> list(found.tensors), found.peeled, found.entries
+        (['w'], ('model', 'module.'), ('ema',))
+    """
+    peeled: list[str] = []
+    beside: dict[str, Any] = {}
+    wanted = entry
+    while len(peeled) < _DEEPEST:
+        taken = _entry(values, wanted)
+        if taken is None:
+            break
+        if wanted is not None and taken in _names(wanted):
+            wanted = None
+        beside |= {str(name): value for name, value in values.items() if name != taken}
+        peeled.append(taken)
+        values = values[taken]
+    choices = tuple(name for name, value in beside.items() if _holds_tensors(value))
+    if wanted is not None:
+        known = [*choices, *peeled, *(str(k) for k, v in values.items() if isinstance(v, Mapping))]
+        raise CheckpointError(f"{origin}: {unknown_name('entry', wanted, known)}")
+    tensors, extra = _weights(values, origin)
+    tensors, prefixes = _without_prefixes(tensors, peeled, lightning=_LIGHTNING in beside)
+    others = (*beside, *extra)
+    entries = tuple(name for name in choices if name in (*WEIGHT_ENTRIES, *EMA_ENTRIES))
+    return Found(tensors, (*peeled, *prefixes), others, entries, _plain_values(beside))
+
+
+def _names(entry: str) -> tuple[str, ...]:
+    return (entry, *EMA_ENTRIES) if entry == "ema" else (entry,)
+
+
+def _entry(values: Mapping[Any, Any], wanted: str | None) -> str | None:
+    """The entry to go down into, or None where the weights are."""
+    asked = _names(wanted) if wanted is not None else ()
+    if wanted == "ema":  # the usual names before the short one
+        asked = (*EMA_ENTRIES,)
+    for name in (*asked, *WEIGHT_ENTRIES, *EMA_ENTRIES):
+        if _holds_tensors(values.get(name)):
+            return name
+    return None
+
+
+def _holds_tensors(value: object, depth: int = _DEEPEST) -> bool:
+    """Whether a value is a dict with tensors in it, or in an entry of weights."""
+    if not isinstance(value, Mapping) or depth == 0:
+        return False
+    if any(is_tensor(item) or isinstance(item, OddTensor) for item in value.values()):
+        return True
+    inner = (value.get(name) for name in (*WEIGHT_ENTRIES, *EMA_ENTRIES))
+    return any(_holds_tensors(item, depth - 1) for item in inner)
+
+
+def is_tensor(value: object) -> bool:
+    """Whether a value is a tensor or the description of one."""
+    return isinstance(value, Tensor | Stored | TensorInfo)
+
+
+def _weights(values: Mapping[Any, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
+    """The tensors of the dict of weights, and what may stand beside them."""
+    tensors = {str(name): value for name, value in values.items() if is_tensor(value)}
+    odd = {str(n): v.kind for n, v in values.items() if isinstance(v, OddTensor)}
+    odd |= {name: kind for name, value in tensors.items() if (kind := _odd_kind(value))}
+    if odd:
+        name, kind = next(iter(odd.items()))
+        raise CheckpointError(
+            f"{origin}: {name!r} is a {kind} tensor ({len(odd)} in all); expected plain tensors. "
+            "Turn them into plain ones where the file was written (dequantize(), to_dense())."
+        )
+    rest = [str(name) for name in values if str(name) not in tensors]
+    extra = [name for name in rest if name.endswith("_extra_state") or name == "_metadata"]
+    others = [name for name in rest if name not in extra]
+    if not tensors or others:
+        dicts = [str(name) for name, value in values.items() if isinstance(value, Mapping)]
+        hint = f" with entry=, such as entry={dicts[0]!r}" if dicts else ""
+        raise CheckpointError(
+            f"{origin}: expected a dict of tensors, got {len(tensors)} tensors and "
+            f"{len(others)} other values ({some(others)}). Pass the entry that holds the "
+            f"weights{hint}."
+        )
+    return tensors, extra
+
+
+def _odd_kind(value: Tensor | Stored | TensorInfo) -> str | None:
+    if value.dtype.is_complex:
+        return "complex"
+    if not isinstance(value, Tensor):
+        return None
+    if value.is_quantized:
+        return "quantised"
+    return None if value.layout is torch.strided else str(value.layout).removeprefix("torch.")
+
+
+def _without_prefixes(
+    tensors: dict[str, Any], entries: list[str], *, lightning: bool
+) -> tuple[dict[str, Any], list[str]]:
+    peeled = []
+    candidates = WRAPPER_PREFIXES + (LIGHTNING_PREFIXES if lightning else ())
+    while prefix := _common_prefix(tensors, candidates):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        peeled.append(prefix)
+        if prefix in LIGHTNING_PREFIXES:  # what follows is the network's own
+            candidates = WRAPPER_PREFIXES
+    # DINO holds its network as `backbone` beside a projection `head`; a network alone has no head.
+    if set(entries) & set(_SELF_SUPERVISED):
+        inner = {name.removeprefix("backbone."): value for name, value in tensors.items()}
+        parts = {name.split(".")[0] for name in tensors}
+        if "backbone" in parts and parts <= {"backbone", "head"} and len(inner) == len(tensors):
+            return inner, [*peeled, "backbone."]
+    return tensors, peeled
+
+
+def _common_prefix(tensors: Mapping[str, Any], prefixes: tuple[str, ...]) -> str | None:
+    for prefix in prefixes:
+        if all(name.startswith(prefix) and name != prefix for name in tensors):
+            return prefix
+    return None
+
+
+def _plain_values(beside: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the other entries is plain: numbers, texts, lists and dicts, of no endless size."""
+    budget = iter(range(_MOST_NODES))
+    plain = {}
+    for name, value in beside.items():
+        if (kept := _plain(value, budget, _DEEPEST)) is not None:
+            plain[name] = kept
+    return plain
+
+
+def _plain(value: object, budget: Iterator[int], depth: int) -> Any:  # noqa: ANN401 - JSON-like
+    if isinstance(value, str | int | float | bool):
+        return value
+    if depth == 0 or next(budget, None) is None:
+        return None
+    if isinstance(value, Inert):
+        state = value.state if isinstance(value.state, Mapping) else {}
+        value = {**state, **value.items} or value.values
+    if isinstance(value, Mapping):
+        inner = {str(k): _plain(v, budget, depth - 1) for k, v in value.items()}
+        return {name: kept for name, kept in inner.items() if kept is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item, budget, depth - 1) for item in value]
+    return None

@@ -1,0 +1,138 @@
+"""What every format keeps, whatever its ecosystem; each gives one small file here."""
+
+import json
+import runpy
+
+import pytest
+import timm
+import torch
+import torchvision
+
+import transferseg as ts
+from tests.load.files import fed, randomise
+from transferseg.errors import CheckpointError
+from transferseg.load.cli import main
+from transferseg.load.formats import FORMATS
+
+#: format -> a model of its library, small
+EXAMPLES = {
+    "transferseg": lambda: ts.create_model("unet", "resnet10t", classes=["lung"], in_channels=1),
+    "torchvision": lambda: torchvision.models.resnet18(num_classes=3),
+    "timm": lambda: timm.create_model("test_efficientnet", num_classes=3),
+}
+
+
+@pytest.fixture(scope="module", params=list(FORMATS))
+def example(request, tmp_path_factory):
+    """A format's name, and a file or folder of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    module = randomise(EXAMPLES[request.param]())
+    if request.param == "transferseg":
+        module.save_pretrained(folder)
+        return request.param, folder
+    torch.save(module.state_dict(), folder / "a.pth")
+    return request.param, folder / "a.pth"
+
+
+def test_every_format_has_an_example_and_its_own_name():
+    assert set(EXAMPLES) == set(FORMATS)
+    assert all(known.name == name for name, known in FORMATS.items())
+
+
+def test_the_file_is_recognised_and_loaded_whole(example):
+    name, path = example
+    info = ts.inspect_checkpoint(path)
+    assert (info.format, info.missing) == (name, "")
+    model, report = ts.load_checkpoint(path)
+    assert model.spec == info.spec
+    assert len(model.spec.classes) == info.classes
+    assert model.spec.input.channels == info.in_channels
+    assert report.source_format == name
+    assert all(part.fraction == 1.0 for part in report.coverage.values())
+    used = {move.source for move in report.plan.moves} | set(report.plan.unused)
+    assert len(used) == info.tensors
+    assert all("(" in str(one) for one in info.assumed)
+
+
+def test_inspecting_agrees_with_itself(example):
+    _, path = example
+    info = ts.inspect_checkpoint(path)
+    values = json.loads(info.to_json())
+    assert values["spec"] == info.spec.to_dict()
+    assert f"{info.tensors:,} (" in str(info)
+    assert info.encoder in str(info)
+    assert all(one["origin"] in ("metadata", "convention", "keyword") for one in values["assumed"])
+
+
+def test_inspecting_makes_no_weights(example, monkeypatch):
+    _, path = example
+    register = torch.nn.Module.register_parameter
+    made = []
+
+    def watched(self, name, param):
+        made.append(param is not None and param.device.type != "meta")
+        register(self, name, param)
+
+    monkeypatch.setattr(torch.nn.Module, "register_parameter", watched)
+    ts.inspect_checkpoint(path)
+    assert not any(made)
+    ts.load_checkpoint(path)
+    assert any(made)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"encoder": "resnet101"}, "encoder='resnet101' was asked for"),
+        ({"classes": 11}, "classes= names 11, but the head has"),
+        ({"no_such_option": 1}, "no_such_option= says nothing about"),
+    ],
+)
+def test_a_keyword_that_contradicts_the_file_is_an_error(example, asked, message):
+    with pytest.raises(CheckpointError, match=message):
+        ts.inspect_checkpoint(example[1], **asked)
+    with pytest.raises(CheckpointError, match=message):
+        ts.load_checkpoint(example[1], **asked)
+
+
+def test_a_file_of_another_ecosystem_is_not_claimed(tmp_path):
+    torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "a.pth")
+    info = ts.inspect_checkpoint(tmp_path / "a.pth")
+    assert (info.format, info.architecture, info.tensors, info.parameters) == (None, None, 1, 4)
+    assert "not recognised" in str(info)
+    with pytest.raises(CheckpointError, match=r"no format that is known.*a\.weight.*rename="):
+        ts.load_checkpoint(tmp_path / "a.pth")
+
+
+def test_the_command_line_inspects_and_converts(tmp_path, capsys):
+    path, folder = tmp_path / "a.pth", tmp_path / "ours"
+    torch.save(randomise(EXAMPLES["timm"]()).state_dict(), path)
+    assert main(["inspect", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == str(ts.inspect_checkpoint(path))
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == "timm"
+    asked = ["--classes", "a", "b", "c", "--option", "threshold", "0.3", "--option", "mode"]
+    assert main(["convert", str(path), str(folder), *asked, "multilabel"]) == 0
+    assert capsys.readouterr().out.startswith(f"Transfer from {path} (timm names)")
+    ours, (theirs, _) = ts.Classifier.from_pretrained(folder), ts.load_checkpoint(path)
+    assert (ours.spec.classes, ours.spec.threshold) == (("a", "b", "c"), 0.3)
+    assert ours.spec.mode == "multilabel"
+    assert all(torch.equal(v, fed(theirs)[k]) for k, v in ours.state_dict().items())
+    assert (folder / "transfer.json").exists()
+
+
+def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path, monkeypatch, capsys):
+    path = str(tmp_path / "nowhere.pth")
+    for arguments, status, told in (
+        (["inspect", path], 1, "CheckpointError: "),
+        (["convert", path, str(tmp_path / "ours")], 1, "CheckpointError: "),
+        (["inspct", path], 2, "usage: python -m transferseg"),
+    ):
+        monkeypatch.setattr("sys.argv", ["transferseg", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("transferseg", run_name="__main__")
+        printed = capsys.readouterr()
+        assert (ended.value.code, printed.out) == (status, "")
+        assert printed.err.startswith(told)
+        assert status == 2 or path in printed.err
+    assert not (tmp_path / "ours").exists()

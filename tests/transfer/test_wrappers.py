@@ -1,0 +1,171 @@
+"""Checkpoints as training libraries write them: the weights found, the rest told, nothing made."""
+
+import argparse
+import pathlib
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import transferseg as ts
+from tests.transfer.writers import classes, runner_file, with_state
+from transferseg.errors import CheckpointError
+from transferseg.transfer import read_listing, read_source
+
+TENSORS = {"conv.weight": torch.ones(2, 2), "conv.bias": torch.zeros(2)}
+EMA = {key: value + 5 for key, value in TENSORS.items()}
+
+
+def under(prefix, tensors=TENSORS):
+    return {prefix + key: value for key, value in tensors.items()}
+
+
+def assert_is(found, tensors):
+    assert set(found.tensors) == set(tensors)
+    assert all(torch.equal(found.tensors[key], value) for key, value in tensors.items())
+
+
+def both(source, tensors=TENSORS, **options):
+    """The source read, and its listing, which say the same."""
+    found, listing = read_source(source, **options), read_listing(source, **options)
+    assert_is(found, tensors)
+    assert listing.shapes == {key: tuple(value.shape) for key, value in tensors.items()}
+    for name in ("origin", "peeled", "others", "entries", "skipped", "metadata", "remarks"):
+        assert getattr(found, name) == getattr(listing, name)
+    return found
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_runner_s_checkpoint(tmp_path, zipped, monkeypatch):
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda *a: save(*a, _use_new_zipfile_serialization=zipped))
+    runner_file(tmp_path / "iter_160000.pth", TENSORS)
+    assert "mmengine" not in sys.modules
+    found = both(tmp_path / "iter_160000.pth")
+    assert found.peeled == ("state_dict",)
+    assert found.others == ("meta", "message_hub", "optimizer", "param_schedulers")
+    assert "mmengine.logging.history_buffer.HistoryBuffer" in found.skipped
+    assert found.metadata["meta"]["dataset_meta"]["classes"] == ["road", "wall"]
+    assert found.metadata["meta"]["cfg"].startswith("model = dict")
+    assert "mmengine" not in sys.modules
+    assert "skipped objects: " in found.remarks[-1]
+
+
+def test_arguments_are_read_without_their_classes(tmp_path):
+    """MAE's and DINO's argparse.Namespace; NumPy's scalars; paths."""
+    args = argparse.Namespace(
+        arch="vit_small", lr=np.float64(0.5), out=pathlib.PurePosixPath("a/b"), sizes=[1, 2]
+    )
+    saved = {"model": TENSORS, "args": args, "best": np.float32(0.25), "seed": np.arange(3)}
+    torch.save(saved, tmp_path / "mae.pth")
+    found = both(tmp_path / "mae.pth")
+    assert found.others == ("args", "best", "seed")
+    assert found.metadata["args"]["arch"] == "vit_small"
+    assert found.metadata["args"]["sizes"] == [1, 2]
+    assert {"argparse.Namespace", "numpy.dtype"} <= set(found.skipped)
+    torch.save({"model": TENSORS, "args": SimpleNamespace(arch="x")}, tmp_path / "a.pth")
+    assert both(tmp_path / "a.pth").metadata["args"] == {"arch": "x"}
+
+
+def test_lightning(tmp_path):
+    parsing = "pytorch_lightning.utilities.parsing.AttributeDict"
+    config = "omegaconf.dictconfig.DictConfig"
+    with classes(parsing, config) as (attributes, dict_config):
+        given = attributes(lr=0.1, name="unet")
+        saved = {
+            "epoch": 3,
+            "pytorch-lightning_version": "2.4.0",
+            "state_dict": under("model."),
+            "hyper_parameters": given,
+            "hparams_type": attributes,
+            "config": with_state(dict_config, _content={"a": 1}),
+            "callbacks": {
+                "ModelCheckpoint{'monitor': 'loss'}": {"best_model_score": torch.ones(1)}
+            },
+        }
+        torch.save(saved, tmp_path / "last.ckpt")
+    found = both(tmp_path / "last.ckpt")
+    assert found.peeled == ("state_dict", "model.")
+    assert found.metadata["hyper_parameters"] == {"lr": 0.1, "name": "unet"}
+    assert found.metadata["config"] == {"_content": {"a": 1}}
+    assert set(found.skipped) == {parsing, config}
+    assert found.entries == ()
+    # another file whose network happens to be called `model` is not Lightning's
+    both({"state_dict": under("model.")}, under("model."))
+    # a loss with weights of its own: then the prefix is no wrapper
+    mixed = {**under("model."), "loss.weight": torch.ones(1)}
+    both({"state_dict": mixed, "pytorch-lightning_version": "2"}, mixed)
+    compiled = {"state_dict": under("net._orig_mod."), "pytorch-lightning_version": "2"}
+    assert both(compiled).peeled == ("state_dict", "net.", "_orig_mod.")
+
+
+@pytest.mark.parametrize(
+    "ema", ["state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema"]
+)
+@pytest.mark.parametrize("plain", ["state_dict", "model", "model_state_dict"])
+def test_the_plain_weights_are_taken_and_the_average_is_told(ema, plain):
+    saved = {ema: under("module.", EMA), plain: under("module."), "epoch": 3, "optimizer": {}}
+    found = both(saved)
+    assert found.peeled == (plain, "module.")
+    assert found.entries == (ema,)
+    assert found.others == (ema, "epoch", "optimizer")
+    assert f"{ema!r} holds weights too: entry={ema!r}" in found.remarks
+    for name in ("ema", ema):
+        chosen = both(saved, EMA, entry=name)
+        assert chosen.peeled == (ema, "module.")
+        assert chosen.entries == (plain,)
+    assert both({ema: EMA, "epoch": 1}, EMA).peeled == (ema,)
+
+
+def test_dino_s_teacher_and_student():
+    head = {"head.mlp.0.weight": torch.ones(1), "head.last_layer.weight_g": torch.ones(1)}
+    saved = {
+        "student": {**under("module.backbone."), **under("module.", head)},
+        "teacher": {**under("backbone.", EMA), **head},
+        "epoch": 3,
+    }
+    found = both(saved, {**EMA, **head})
+    assert found.peeled == ("teacher", "backbone.")
+    assert found.entries == ("student",)
+    student = both(saved, {**TENSORS, **head}, entry="student")
+    assert student.peeled == ("student", "module.", "backbone.")
+    other = {**under("backbone."), "decoder.weight": torch.ones(1)}
+    both({"teacher": other}, other)
+
+
+def test_accelerate_and_deepspeed(tmp_path):
+    save_file(under("module._orig_mod."), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = both(tmp_path)
+    assert found.peeled == ("module.", "_orig_mod.")
+    assert found.metadata == {"format": "pt"}
+    assert both({"module": TENSORS, "ds_version": "0.14", "dp_world_size": 8}).peeled == ("module",)
+
+
+def test_nested_wrappers_and_extra_state():
+    nested = {"model": {"state_dict": {**TENSORS, "norm._extra_state": None}, "a": 1}, "epoch": 3}
+    found = both(nested)
+    assert found.peeled == ("model", "state_dict")
+    assert found.others == ("epoch", "a", "norm._extra_state")
+
+
+def test_entries_of_other_names():
+    saved = {"generator": TENSORS, "critic": EMA, "epoch": 3}
+    with pytest.raises(CheckpointError, match=r"3 other values.*entry='generator'"):
+        read_source(saved)
+    assert both(saved, EMA, entry="critic").peeled == ("critic",)
+    with pytest.raises(CheckpointError, match=r"unknown entry 'critik'.*Did you mean 'critic'"):
+        read_source(saved, entry="critik")
+    with pytest.raises(CheckpointError, match="unknown entry 'ema'"):
+        read_source({"model": TENSORS}, entry="ema")
+
+
+def test_a_transfer_says_what_it_took():
+    target = torch.nn.ModuleDict({"conv": torch.nn.Linear(2, 2)})
+    saved = {"state_dict": TENSORS, "state_dict_ema": EMA, "epoch": 3}
+    report = ts.transfer_weights(saved, target, parts="conv", entry="ema")
+    assert torch.equal(target["conv"].weight, EMA["conv.weight"])
+    assert "peeled 'state_dict_ema'" in report.to_text()
+    assert "not read: state_dict, epoch" in report.to_text()
