@@ -92,7 +92,7 @@ def gradients_and_buffers(model, call):
 
 @pytest.mark.parametrize("how", ["compiled", "distributed"])
 def test_compiled_and_distributed(how, tmp_path):
-    model = randomise(ts.create_model("fcn", "plain", classes=2, channels=8)).train()
+    model = randomise(ts.create_classifier("plain", classes=2)).train()
     plain = copy.deepcopy(model)
     model.set_grad_checkpointing()
     if how == "compiled":

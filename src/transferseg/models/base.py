@@ -97,7 +97,7 @@ class SpecModel(Freezable, PyTorchModelHubMixin, ABC):
             part               parameters  trainable  multiply-adds  stride  channels
             ...
             >>> ts.create_classifier("resnet10t", classes=2).summary().total.parameters
-            4923490
+            4923514
         """
         return summarise(self, image_size)
 
