@@ -94,7 +94,7 @@ SOURCES: dict[str, SourceFormat] = {
         f"torchvision {family}": SourceFormat(
             f"torchvision {family}",
             {"": ENCODER_PREFIX},
-            leave=("*.num_batches_tracked", PYRAMID),
+            leave=("*.num_batches_tracked", *BESIDE),
             rules=rules,
             adapters={"*.layer_scale": Flatten()},
             reasons={"*.relative_position_index": "a table that is computed again"},
