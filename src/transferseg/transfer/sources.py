@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from transferseg.transfer.adapters import Adapter
+from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES
 
 ENCODER_PREFIX = "encoder.model."
 #: What an encoder has beside timm's model: a ViT's pyramid, the norms of Swin's maps.
@@ -82,6 +83,24 @@ SOURCES: dict[str, SourceFormat] = {
         {"": ENCODER_PREFIX},
         unused=("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"),
         leave=("*.num_batches_tracked", *BESIDE),
+    ),
+    # The encoders of MMSegmentation's and MMPretrain's files; their heads are read by
+    # `load_checkpoint`.
+    "openmmlab": SourceFormat(
+        "openmmlab",
+        {
+            "backbone.": ENCODER_PREFIX,
+            **{f"{part}.": f"{part}." for part in PARTS},  # some have become ours by the rules
+            "": ENCODER_PREFIX,
+        },
+        unused=(
+            *("decode_head.*", "auxiliary_head.*", "neck.*", "head.*", "fc.*"),
+            *("backbone.ln1.*", "backbone.norm?.*", "backbone.decoder.*"),
+        ),
+        leave=("*.num_batches_tracked", *BESIDE),
+        rules=RULES,
+        adapters=REORDERED,
+        reasons=COMPUTED,
     ),
 }
 
