@@ -237,7 +237,7 @@ def head_of(part: Part, hints: Hints) -> Head:
     """The kind of a decode head.
 
     Raises:
-        NotBuiltError: it is of another kind, or has tensors that such a head has not; they are named.
+        NotBuiltError: another kind, or tensors that such a head has not; they are named.
     """
     known = ", ".join(head.architecture for head in HEADS)
     head = next((head for head in HEADS if part.has(head.only)), None)
