@@ -19,7 +19,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "docs", "examples", "build"]
 
-PATHS = ("src", "tests", "examples", "docs", "noxfile.py")
+PATHS = ("src", "tests", "examples", "benchmarks", "docs", "noxfile.py")
 HEADLESS = {"MPLBACKEND": "Agg", "NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
@@ -50,6 +50,13 @@ def tests(session: nox.Session) -> None:
     """The suite with the doctests; arguments after `--` go to pytest."""
     install(session, "-e", ".[test]")
     session.run("pytest", *session.posargs, env=HEADLESS)
+
+
+@nox.session
+def grid(session: nox.Session) -> None:
+    """Every architecture over every encoder family: contract, compile, export, ONNX; hours."""
+    install(session, "-e", ".[test]")
+    session.run("pytest", "-m", "grid", *session.posargs, env=HEADLESS)
 
 
 @nox.session(python="3.10", venv_backend="uv")

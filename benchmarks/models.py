@@ -46,6 +46,7 @@ class Pair:
     ours: Callable[[], nn.Module]
     peer: Callable[[], nn.Module]
     library: str
+    late: str = "head."  # prefix of our tensors that the peer has last, but for its head
 
 
 def of_smp(architecture: str, encoder: str, **options: object) -> Callable[[], nn.Module]:
@@ -67,6 +68,7 @@ def of_ours(architecture: str, encoder: str, **options: object) -> Callable[[], 
 
 SMP_VGG = {"full_resolution_skip": False, "center": True}
 SMP_ATROUS = {"rates": [12, 24, 36], "align_corners": True, "dilation": "smp"}
+SMP_SEPARABLE = {**SMP_ATROUS, "layout": "projection"}
 PAIRS = {
     "unet resnet34": Pair(of_ours("unet", "resnet34"), of_smp("Unet", "resnet34"), "smp"),
     "unet resnext50_32x4d": Pair(
@@ -88,6 +90,12 @@ PAIRS = {
     "deeplabv3 resnet50 (torchvision)": Pair(
         of_ours("deeplabv3", "resnet50"), of_torchvision("deeplabv3_resnet50"), "torchvision"
     ),
+    "deeplabv3plus resnet50": Pair(
+        of_ours("deeplabv3plus", "resnet50", **SMP_SEPARABLE),
+        of_smp("DeepLabV3Plus", "resnet50"),
+        "smp",
+        "decoder.convs.",
+    ),
     "fcn resnet50": Pair(
         of_ours("fcn", "resnet50", num_convs=1, concat=False),
         of_torchvision("fcn_resnet50"),
@@ -100,7 +108,9 @@ def same_network(pair: Pair, size: int) -> tuple[nn.Module, nn.Module]:
     """Both sides with the peer's weights, which are copied in their order; checked by logits."""
     torch.manual_seed(0)
     ours, peer = pair.ours(), pair.peer()
-    given, taken = list(peer.state_dict().values()), list(ours.state_dict().values())
+    given, own = list(peer.state_dict().values()), ours.state_dict()
+    keys = sorted(own, key=lambda key: 2 * key.startswith("head.") + key.startswith(pair.late))
+    taken = [own[key] for key in keys]
     if [value.shape for value in given] != [value.shape for value in taken]:
         raise SystemExit("the two sides do not have the same tensors in the same order")
     with torch.no_grad():

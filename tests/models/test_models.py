@@ -1,4 +1,4 @@
-"""Contract tests over every architecture; equality with the libraries whose layouts they are."""
+"""Models of every kind, built, saved and refused; equality with libraries of the same layout."""
 
 import json
 import shutil
@@ -11,32 +11,14 @@ import timm
 import torch
 import torchvision
 
-import tests.models.tiny_timm  # noqa: F401 - registers its models
 import transferseg as ts
+from tests.models.families import small
 from tests.models.randomise import randomise
 from tests.references.compare import relative
 from transferseg.errors import CheckpointError, SpecError
 from transferseg.models import DECODERS
 
 ENCODERS = ["resnet10t", "vgg11", "test_convnext", "test_vit", "tiny_swin", "tiny_hrnet"]
-SMALL = {
-    "unet": {"channels": [16, 16, 8, 8, 8]},
-    "attention_unet": {"channels": [16, 16, 8, 8, 8]},
-    "deeplabv3": {"channels": 16},
-    "deeplabv3plus": {"channels": 16},
-    "fcn": {"channels": 16},
-    "psp": {"channels": 16},
-    "upernet": {"channels": 16},
-}
-
-
-def small(architecture, encoder="resnet10t", **options):
-    options = {"classes": 2, "in_channels": 1, **SMALL[architecture], **options}
-    return ts.create_model(architecture, encoder, **options)
-
-
-def test_small_options_cover_every_architecture():
-    assert set(SMALL) == set(DECODERS) == set(ts.list_architectures())
 
 
 @pytest.mark.parametrize("architecture", sorted(DECODERS))
@@ -48,26 +30,6 @@ def test_logits_have_the_size_of_the_image(architecture, encoder, size):
         logits = model(torch.randn(2, 1, *size))
     assert logits.shape == (2, 3, *size)
     assert torch.isfinite(logits).all()
-
-
-@pytest.mark.parametrize("architecture", sorted(DECODERS))
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize(("channels", "size"), [(1, (64, 64)), (3, (97, 131)), (4, (64, 64))])
-def test_the_contract_of_a_model(architecture, encoder, channels, size, tmp_path):
-    """Trained parameters all get a gradient; eval is deterministic; saved and loaded are equal."""
-    model = small(architecture, encoder, in_channels=channels)
-    image = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
-    model(image).square().mean().backward()
-    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    # only what a decoder leaves unread is kept from training
-    assert model.decoder.reads or all(p.requires_grad for p in model.parameters())
-    model.eval().save_pretrained(tmp_path)
-    with torch.no_grad():
-        logits = model(image)
-        assert logits.shape == (2, 2, *size)
-        assert torch.isfinite(logits).all()
-        assert torch.equal(model(image), logits)
-        assert torch.equal(ts.Segmenter.from_pretrained(tmp_path)(image), logits)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

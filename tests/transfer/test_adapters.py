@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ from transferseg.transfer import ADAPTERS, GatedSkipSlice, ZeroSkipSlice, class_
 
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
-@pytest.mark.parametrize(("given", "wanted"), [(3, 1), (3, 5), (1, 3), (4, 3)])
+@pytest.mark.parametrize(("given", "wanted"), list(permutations([1, 3, 4, 5, 12], 2)))
 def test_adapters_give_the_wanted_shape_or_do_not_fit(name, given, wanted):
     adapter = ADAPTERS[name]
     source, target = torch.randn(2, given, 3, 3), torch.zeros(2, wanted, 3, 3)

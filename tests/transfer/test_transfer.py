@@ -99,6 +99,24 @@ def test_equal_sized_heads_with_other_names_or_order_are_not_copied_by_position(
     assert torch.equal(other.head.weight, source.head.weight)
 
 
+def test_rows_of_a_head_that_is_read_in_another_way():
+    """Background and tumour (softmax) into a lesion (sigmoid) and into labels that overlap."""
+    source = unet(classes=("background", "tumor"))
+    renamed = {"classes": {"tumor": "lesion"}, "parts": ("encoder", "decoder", "head")}
+    binary = unet(classes=("lesion",), seed=2)
+    report = ts.transfer_weights(source, binary, **renamed)
+    assert torch.equal(binary.head.weight[0], source.head.weight[1])
+    assert "head rows of a multiclass model in a binary one: other probabilities" in report.notes
+    labels = unet(classes=("edema", "lesion"), mode="multilabel", seed=3)
+    before = snapshot(labels)
+    report = ts.transfer_weights(source, labels, **renamed)
+    assert torch.equal(labels.head.bias[1], source.head.bias[1])
+    assert torch.equal(labels.head.bias[0], before["head.bias"][0])
+    assert "multiclass model in a multilabel one" in report.to_text()
+    same = ts.transfer_weights(source, unet(classes=("background", "lesion")), **renamed)
+    assert same.notes == ()
+
+
 def test_colour_classifier_into_a_grey_model_needs_to_be_told_how():
     source = randomise(ts.create_classifier("resnet10t", classes=2, in_channels=3))
     target = unet()
@@ -133,6 +151,13 @@ def raw(source):
         (lambda s: {**s, "projector.weight": torch.zeros(2)}, {}, r"go nowhere: projector\.weight"),
         (lambda s: {k: v for k, v in s.items() if k != "layer4.0.conv1.weight"}, {},
          r"get nothing: encoder\.model\.layer4\.0\.conv1\.weight"),
+        (lambda s: dict(list(s.items())[::2]), {}, r"28 tensors of the target get nothing: .*bn1"),
+        (lambda s: {k: v.transpose(0, 1) if k == "layer2.0.conv1.weight" else v
+                    for k, v in s.items()}, {},
+         r"'layer2\.0\.conv1\.weight' is \(64, 128, 3, 3\), .* is \(128, 64, 3, 3\)"),
+        (lambda s: s, {"rename": {r"bn1\.": "conv1.1."}}, r"'bn1\.weight' .*become 'conv1\.1\.w"),
+        (lambda s: {**s, "bn1.weight": s["bn1.weight"].to(torch.int32)}, {},
+         r"dict in memory holds 'bn1\.weight' as \(64,\) int32"),
         (lambda s: {**s, "layer1.0.conv1.weight": torch.zeros(3, 3)}, {},
          r"'layer1\.0\.conv1\.weight' is \(3, 3\)"),
         (lambda s: {**s, "old.bn1.weight": s["bn1.weight"]}, {"rename": {r"old\.": ""}},

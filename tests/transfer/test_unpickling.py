@@ -91,7 +91,7 @@ def bombs():
     doubled = (
         b"\x80\x02" + text("x") + b"\x85q\x00" + b"".join(b"h\x00h\x00\x86q\x00" for _ in range(60))
     )
-    nested = b"\x80\x02)" + b"\x85" * 300_000
+    nested = b"\x80\x02)" + b"\x85" * 200_000
     return {
         "a key that takes forever to hash": b"\x80\x02}" + doubled[2:] + b"K\x01s.",
         "a key that overflows the stack": b"\x80\x02}" + nested[2:] + b"K\x01s.",
@@ -100,6 +100,14 @@ def bombs():
         "a bytearray of 1 TiB": b"\x80\x02cbuiltins\nbytearray\n(\x8a\x06" + bytes(5) + b"\x01tR.",
         "a dict in itself": b"\x80\x02}q\x00" + text("state_dict") + b"h\x00s.",
         "a list in itself": b"\x80\x02}" + text("a") + b"]q\x00h\x00as.",
+        "a set of what overflows the stack": b"\x80\x04}\x8f(" + nested[2:] + b"\x900.",
+        "a frozen set of it": b"\x80\x04}(" + nested[2:] + b"\x910.",
+        "a state that overflows the stack": b"\x80\x02ccollections\nOrderedDict\n)R]"
+        + nested[2:] + b"K\x01\x86ab.",
+        "a key of a million digits": b"\x80\x02}\x8b" + (500_000).to_bytes(4, "little")
+        + b"\x7f" * 500_000 + b"K\x01s.",
+        "a long list many times": b"\x80\x02}" + text("meta") + b"](" + b"K\x01" * 100_000
+        + b"eq\x000](" + b"h\x00" * 50_000 + b"es.",
         "a doubled list": b"\x80\x02}" + text("meta") + doubled[2:] + b"s.",
     }  # fmt: skip
 
@@ -162,7 +170,7 @@ def whole_files(tmp_path_factory):
 def fuzz(test):
     quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
     rules = settings(
-        max_examples=250, derandomize=True, deadline=5000, database=None,
+        max_examples=150, derandomize=True, deadline=5000, database=None,
         suppress_health_check=quiet,
     )  # fmt: skip
     return rules(test)

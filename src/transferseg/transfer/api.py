@@ -132,9 +132,7 @@ def transfer_weights(
     if input_channels is not None:
         _check_channels_used(plan, input_channels, model)
     apply_plan(plan, weights.tensors, model, origin=weights.origin)
-    notes = weights.remarks
-    if weights.spec is None and any(move.target in rows for move in plan.moves):
-        notes = (*notes, "head rows copied by position: the source names no classes")
+    notes = (*weights.remarks, *_head_notes(weights.spec, model, rows, plan))
     return TransferReport(plan, weights.origin, chosen.name, weights.peeled, notes)
 
 
@@ -205,6 +203,20 @@ def _class_rows(model: nn.Module, parts: Sequence[str], leave: Sequence[str]) ->
     keys = model.transfer_rows() if isinstance(model, TransferTarget) else ()
     asked = [key for key in keys if within(key, parts)]
     return tuple(key for key in asked if not any(fnmatchcase(key, p) for p in leave))
+
+
+def _head_notes(
+    source_spec: ModelSpec | None, model: nn.Module, rows: Sequence[str], plan: TransferPlan
+) -> tuple[str, ...]:
+    """What to know of rows of a head that were moved."""
+    if not any(move.target in rows for move in plan.moves):
+        return ()
+    if source_spec is None:
+        return ("head rows copied by position: the source names no classes",)
+    modes = source_spec.mode, cast(TransferTarget, model).spec.mode
+    if len(set(modes)) == 1:
+        return ()
+    return (f"head rows of a {modes[0]} model in a {modes[1]} one: other probabilities",)
 
 
 def _head_rows(

@@ -115,15 +115,16 @@ def key_of(value: object) -> Any:  # noqa: ANN401 - any plain key
     """A key of a dict: itself if it is plain, else a text that stands for it.
 
     Raises:
-        MalformedError: tuples in tuples, whose hash can take forever or overflow the stack.
+        MalformedError: tuples in tuples, whose hash can take forever or overflow the stack, and
+            numbers so large that they cannot be written.
     """
-    scalars = (str, int, float, bytes, bool, type(None))
+    items = value if isinstance(value, tuple) else (value,)
+    if all(isinstance(item, str | int | float | bytes | bool | None) for item in items):
+        if any(isinstance(item, int) and item.bit_length() > 64 for item in items):
+            raise MalformedError("a key of a dict is a number of more than 64 bits")
+        return value
     if isinstance(value, tuple):
-        if not all(isinstance(item, scalars) for item in value):
-            raise MalformedError("a key of a dict is a tuple of other things than texts or numbers")
-        return value
-    if isinstance(value, scalars):
-        return value
+        raise MalformedError("a key of a dict is a tuple of other things than texts or numbers")
     return f"<{value.name if isinstance(value, Inert) else type(value).__name__}>"
 
 

@@ -209,8 +209,11 @@ def _open(source: Source, *, tensors: bool) -> _Opened:
 def _open_file(path: Path, *, tensors: bool) -> _Opened:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: expected a checkpoint file or folder.")
-    with path.open("rb") as file:
-        head = file.read(256)
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error}.") from error
     if path.suffix == ".safetensors" or head[8:10] == b'{"':
         return _open_safetensors(path, tensors=tensors)
     if stranger := _stranger(head):

@@ -6,9 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 
 from transferseg.transfer.adapters import Adapter
 from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES
+from transferseg.transfer.torchvision import FAMILIES, Flatten
 
 ENCODER_PREFIX = "encoder.model."
 #: What an encoder has beside timm's model: a ViT's pyramid, the norms of Swin's maps.
@@ -49,7 +51,7 @@ class SourceFormat:
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
         for pattern, replacement in self.rules.items():
-            key = re.sub(pattern, replacement, key)
+            key = _compiled(pattern).sub(replacement, key)
         for old, new in self.rename.items():
             if key.startswith(old):
                 return new + key.removeprefix(old)
@@ -69,6 +71,11 @@ class SourceFormat:
             if fnmatchcase(key, pattern):
                 return f"{self.name} table: {pattern}"
         return None
+
+
+@cache  # torch's own patterns and those of the tables together are more than re remembers
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
 
 
 #: The formats that `transfer_weights` recognises, tried in this order.
@@ -102,6 +109,17 @@ SOURCES: dict[str, SourceFormat] = {
         adapters=REORDERED,
         reasons=COMPUTED,
     ),
+    **{
+        f"torchvision {family}": SourceFormat(
+            f"torchvision {family}",
+            {"": ENCODER_PREFIX},
+            leave=("*.num_batches_tracked", *BESIDE),
+            rules=rules,
+            adapters={"*.layer_scale": Flatten()},
+            reasons={"*.relative_position_index": "a table that is computed again"},
+        )
+        for family, rules in FAMILIES.items()
+    },
 }
 
 

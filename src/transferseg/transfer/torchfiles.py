@@ -138,7 +138,7 @@ def _read_zip(path: Path) -> TorchFile:
     _check_directory(path)
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError) as error:
+    except Exception as error:  # zipfile raises whatever a wrong byte makes wrong
         raise MalformedError(f"its zip directory is broken ({error})") from error
     with archive, path.open("rb") as file:
         entries = {info.filename: info for info in archive.infolist()}
@@ -242,9 +242,10 @@ def _read_legacy(path: Path, file: IO[bytes]) -> TorchFile:
         refs: dict[str, StorageRef] = {}
         made = run_program(source, _remembering(refs))
         keys = _plain(source, what="list of storages")
-        if not isinstance(keys, list) or not set(refs) <= set(map(str, keys)):
+        whole = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+        if not whole or not set(refs) <= set(keys):
             raise MalformedError("its list of storages is not whole")
-        starts = _legacy_starts(mapped, [*map(str, keys)], refs)
+        starts = _legacy_starts(mapped, keys, refs)
         # torch cannot map this format
         return TorchFile(path, made.value, made.skipped, ordinary=False, starts=starts)
 

@@ -168,6 +168,7 @@ class _Machine:
     def build(self, _: object) -> None:
         """An object's state: kept where the object is inert, of no use elsewhere."""
         state = self.take(1)[0]
+        self.ordinary = self.ordinary and isinstance(state, dict)
         if isinstance(self.stack[-1], Inert):
             self.stack[-1].state = state
 
@@ -221,6 +222,17 @@ def _pushing(make: Callable[[_Machine], Any]) -> _Step:
     return step
 
 
+def _new_set(machine: _Machine, _: object) -> None:
+    machine.ordinary = False  # torch's reader would hash what goes into it
+    machine.stack.append([])
+
+
+def _frozen_set(machine: _Machine, _: object) -> None:
+    machine.ordinary = False
+    values = machine.since_mark()
+    machine.stack.append(values)
+
+
 def _drop(machine: _Machine, _: object) -> None:
     if machine.stack:
         machine.stack.pop()
@@ -241,9 +253,9 @@ _STEPS: Mapping[str, _Step] = {
     "EMPTY_LIST": _pushing(lambda _: []),
     "EMPTY_TUPLE": _pushing(lambda _: ()),
     "EMPTY_DICT": _pushing(lambda _: {}),
-    "EMPTY_SET": _pushing(lambda _: []),
+    "EMPTY_SET": _new_set,
     "LIST": _pushing(lambda machine: machine.since_mark()),
-    "FROZENSET": _pushing(lambda machine: machine.since_mark()),
+    "FROZENSET": _frozen_set,
     "TUPLE": _pushing(lambda machine: tuple(machine.since_mark())),
     "TUPLE1": _pushing(lambda machine: tuple(machine.take(1))),
     "TUPLE2": _pushing(lambda machine: tuple(machine.take(2))),

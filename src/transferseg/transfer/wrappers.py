@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ _LIGHTNING = "pytorch-lightning_version"
 _SELF_SUPERVISED = ("teacher", "student")
 _DEEPEST = 8
 _MOST_NODES = 20_000
+_MOST_ENTRIES = 64
 
 
 @dataclass(frozen=True)
@@ -182,25 +184,25 @@ def _common_prefix(tensors: Mapping[str, Any], prefixes: tuple[str, ...]) -> str
 
 def _plain_values(beside: Mapping[str, Any]) -> dict[str, Any]:
     """What of the other entries is plain: numbers, texts, lists and dicts, of no endless size."""
-    budget = iter(range(_MOST_NODES))
     plain = {}
-    for name, value in beside.items():
-        if (kept := _plain(value, budget, _DEEPEST)) is not None:
+    for name, value in list(beside.items())[:_MOST_ENTRIES]:
+        if (kept := _plain(value, iter(range(_MOST_NODES)), _DEEPEST)) is not None:
             plain[name] = kept
     return plain
 
 
 def _plain(value: object, budget: Iterator[int], depth: int) -> Any:  # noqa: ANN401 - JSON-like
-    if isinstance(value, str | int | float | bool):
-        return value
     if depth == 0 or next(budget, None) is None:
         return None
+    if isinstance(value, str | int | float | bool):
+        return value
     if isinstance(value, Inert):
         state = value.state if isinstance(value.state, Mapping) else {}
         value = {**state, **value.items} or value.values
     if isinstance(value, Mapping):
-        inner = {str(k): _plain(v, budget, depth - 1) for k, v in value.items()}
+        items = islice(value.items(), _MOST_NODES)
+        inner = {str(key): _plain(item, budget, depth - 1) for key, item in items}
         return {name: kept for name, kept in inner.items() if kept is not None}
     if isinstance(value, list | tuple):
-        return [_plain(item, budget, depth - 1) for item in value]
+        return [_plain(item, budget, depth - 1) for item in value[:_MOST_NODES]]
     return None

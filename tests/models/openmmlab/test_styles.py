@@ -88,12 +88,12 @@ def test_the_final_norm_learns_beside_the_last_block():
     assert distances["encoder.model.blocks.5.norm1.weight"] == 1
 
 
-@pytest.mark.parametrize("which", ["swin", "vit"])
-def test_exported_it_computes_the_same(which):
-    name, options = ENCODERS[which]
-    encoder = randomise(Encoder(name, options=options))
-    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        exported = torch.export.export(encoder, (image,), strict=False).module()
-        for given, wanted in zip(exported(image), encoder(image), strict=True):
-            torch.testing.assert_close(given, wanted)
+def test_exported_they_compute_the_same():
+    swin = Encoder(TINY, options=ENCODERS["swin"][1]).model.layers[0].blocks[1]
+    vit = Encoder("test_vit", options={**VIT, "pyramid": "none", "layers": [0, 1]})
+    generator = torch.Generator().manual_seed(1)
+    for module, shape in ((swin, (1, 9, 10, 8)), (vit, (1, 3, 64, 96))):
+        x = torch.randn(shape, generator=generator)
+        exported = torch.export.export(randomise(module), (x,), strict=False).module()
+        with torch.no_grad():
+            torch.testing.assert_close(exported(x), module(x))

@@ -47,6 +47,12 @@ def test_positions_are_resampled_only_where_their_number_differs():
     np.testing.assert_allclose(given[1:].numpy(), wanted.reshape(18, 8), rtol=1e-4, atol=1e-5)
 
 
+def test_positions_of_half_floats_are_resampled():
+    embedding = torch.ones(1, 1 + 16, 8, dtype=torch.float16)
+    given = positions(embedding, (4, 4), (3, 6))
+    assert (given.dtype, given.shape) == (torch.float16, (1, 19, 8))
+
+
 def cubic(wanted, given, a=-0.75):
     """Weights of Keys' cubic at half-pixel centres, the border repeated, without antialias."""
     weights = np.zeros((wanted, given))

@@ -49,15 +49,22 @@ class TimmFormat(Format):
 
 
 def describe(
-    listing: Listing, findings: Findings, found: Sequence[str], encoder: str | None
+    listing: Listing,
+    findings: Findings,
+    found: Sequence[str],
+    encoder: str | None,
+    *,
+    expected: tuple[InputSpec, str] | None = None,
 ) -> Description:
-    """The classifier of a listing in timm's names; torchvision's shared names go this way too.
+    """The classifier of a listing in timm's names; torchvision's go this way too.
 
     Args:
         listing: what the file holds.
         findings: what keywords decide.
         found: encoders that fit.
         encoder: the chosen one, None where several remain.
+        expected: the input that such weights expect, and the sentence that says so; by default that
+            of timm's weights.
     """
     any_name = encoder or found[0]
     count = encoders.head_shape(any_name, listing.shapes)
@@ -69,12 +76,14 @@ def describe(
     if not count:
         return Description(ENCODER_ONLY, encoder, 0, channels)
     names = listing.config().get("label_names")
+    why = f"the statistics of timm's weights of {encoder!r}"
+    usual, why = expected or (encoders.statistics(encoder, channels), why)
     spec = findings.spec(
         "classifier",
         encoder,
         findings.classes(count, names if isinstance(names, list) else None),
-        encoders.statistics(encoder, channels),
-        input_why=f"the statistics of timm's weights of {encoder!r}",
+        usual,
+        input_why=why,
         input_metadata=stated_input(listing, channels),
         decoder={} if linear(encoder) else {"head": "timm"},
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 from transferseg.load import encoders
@@ -13,7 +14,7 @@ from transferseg.load.formats.base import Description, Format
 from transferseg.load.listing import Listing, Shape
 from transferseg.load.timm_index import models_of
 from transferseg.spec import InputSpec, ModelSpec
-from transferseg.transfer import SourceFormat
+from transferseg.transfer import SOURCES, SourceFormat
 from transferseg.transfer.sources import ENCODER_PREFIX
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,15 +30,23 @@ SHARED = (
 NOT_READ: Mapping[str, tuple[str, ...]] = {
     "LRASPP": ("backbone.0.0.weight", "classifier.low_classifier.weight"),
     "DeepLabV3 over MobileNetV3": ("backbone.0.0.weight", "classifier.0.convs.0.0.weight"),
-    "MobileNetV2": ("features.0.0.weight", "features.1.conv.0.0.weight"),
     "MobileNetV3": ("features.0.0.weight", "features.1.block.0.0.weight"),
+    "Swin V2": ("features.0.0.weight", "features.1.0.attn.logit_scale"),
+    "RegNet": ("stem.0.weight", "trunk_output.block1.block1-0.proj.0.weight"),
+    "AlexNet": ("features.10.weight", "classifier.1.weight", "classifier.6.weight"),
+}
+#: Families of other names than timm's that are read -> keys that together only they have.
+TRANSLATED: Mapping[str, tuple[str, ...]] = {
+    "MobileNetV2": ("features.0.0.weight", "features.1.conv.0.0.weight"),
     "EfficientNet": ("features.0.0.weight", "features.1.0.block.0.0.weight"),
     "ConvNeXt": ("features.0.0.weight", "features.1.0.layer_scale"),
     "Swin": ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
     "ViT": ("conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
-    "RegNet": ("stem.0.weight", "trunk_output.block1.block1-0.proj.0.weight"),
-    "AlexNet": ("features.10.weight", "classifier.1.weight", "classifier.6.weight"),
 }
+#: How timm's models begin that compute something else than torchvision's of the same shapes.
+ALTERED = ("tf_", "efficientnet_blur_")
+#: How timm's models end whose batch norms have another epsilon than torchvision's.
+OTHER_EPSILON = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
 #: architecture of ours -> prefixes of torchvision's head -> ours.
 HEADS: Mapping[str, Mapping[str, str]] = {
     "fcn": {
@@ -58,13 +67,15 @@ AUXILIARY = {"aux_classifier.*": "the auxiliary head, which serves training alon
 
 @dataclass(frozen=True)
 class TorchvisionFormat(Format):
-    """Classifiers in the names that timm shares, VGG's, and segmentation models over ResNets."""
+    """Classifiers in timm's names or in torchvision's own, and segmentation over ResNets."""
 
     name: str = field(default="torchvision", init=False)
 
     def detect(self, listing: Listing) -> bool:
         """`backbone.` with a segmentation head, VGG's linear layers, or names that timm shares."""
-        if _segments(listing) or _is_vgg(listing) or _not_read(listing):
+        if _segments(listing) or _is_vgg(listing):
+            return True
+        if _family(listing, TRANSLATED) or _family(listing, NOT_READ):
             return True
         if timm_format.named(listing) is not None:
             return False
@@ -72,12 +83,14 @@ class TorchvisionFormat(Format):
 
     def describe(self, listing: Listing, findings: Findings) -> Description:
         """A classifier, or the segmentation model that the head's names tell."""
-        if family := _not_read(listing):
+        if family := _family(listing, NOT_READ):
             return Description(None, missing=f"torchvision's {family} is not read")
         if _segments(listing):
             return _segmenter(listing, findings)
         if _is_vgg(listing):
             return _vgg(listing, findings)
+        if family := _family(listing, TRANSLATED):
+            return _translated(listing, findings, family)
         found = encoders.candidates(listing.shapes)
         encoder = findings.encoder(
             found,
@@ -85,10 +98,12 @@ class TorchvisionFormat(Format):
             why="torchvision has no other",
             also=sorted(set(models_of(listing.shapes)) - set(found)),
         )
-        return timm_format.describe(listing, findings, found, encoder)
+        return _classifier(listing, findings, found, encoder)
 
-    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:  # noqa: ARG002
-        """The encoder's names are timm's; the head's become ours."""
+    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
+        """The encoder's names are timm's or become them; the head's become ours."""
+        if family := _family(listing, TRANSLATED):
+            return replace(SOURCES[f"torchvision {family}"], name=self.name)
         if spec.architecture == "classifier" and spec.decoder.get("head") != "vgg":
             return timm_format.naming(self.name, spec)
         return SourceFormat(
@@ -110,8 +125,8 @@ def _is_vgg(listing: Listing) -> bool:
     return listing.has("features.0.weight", *linear) and len(listing.shapes[linear[0]]) == 2
 
 
-def _not_read(listing: Listing) -> str | None:
-    return next((family for family, keys in NOT_READ.items() if listing.has(*keys)), None)
+def _family(listing: Listing, families: Mapping[str, tuple[str, ...]]) -> str | None:
+    return next((family for family, keys in families.items() if listing.has(*keys)), None)
 
 
 def _input(channels: int) -> InputSpec:
@@ -156,6 +171,30 @@ def _segmenter(listing: Listing, findings: Findings) -> Description:
         decoder=options,
     )
     return Description(architecture, encoder, count, channels, spec)
+
+
+def _translated(listing: Listing, findings: Findings, family: str) -> Description:
+    """A classifier in names of torchvision's own: that of timm which has all of it."""
+    scheme = SOURCES[f"torchvision {family}"]
+    shapes = {}
+    for key, shape in listing.shapes.items():
+        name = scheme.target_key(key).removeprefix(ENCODER_PREFIX)
+        shapes[name] = shape if scheme.adapter_for(key) is None else (prod(shape),)
+    found = [name for name in encoders.candidates(shapes) if not name.endswith(OTHER_EPSILON)]
+    if not found:
+        return Description(None, missing=f"torchvision's {family} of these shapes is not read")
+    also = [name for name in models_of(shapes) if name not in found]
+    usual = next((name for name in found if not name.startswith(ALTERED)), None)
+    encoder = findings.encoder(found, convention=usual, why="torchvision has no other", also=also)
+    return _classifier(replace(listing, shapes=shapes), findings, found, encoder)
+
+
+def _classifier(
+    listing: Listing, findings: Findings, found: Sequence[str], encoder: str | None
+) -> Description:
+    channels = encoders.stem_channels(encoder or found[0], listing.shapes)
+    expected = (_input(channels), INPUT_WHY)
+    return timm_format.describe(listing, findings, found, encoder, expected=expected)
 
 
 def _vgg(listing: Listing, findings: Findings) -> Description:

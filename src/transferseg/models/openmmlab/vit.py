@@ -69,8 +69,10 @@ def positions(embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]) -
     if embedding.shape[1] == 1 + size[0] * size[1]:
         return embedding
     cells = embedding[:, 1:].transpose(1, 2).reshape(1, -1, *grid)
-    cells = F.interpolate(cells, size=size, mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:, :1], cells.flatten(2).transpose(1, 2)], dim=1)
+    wide = cells.to(torch.promote_types(cells.dtype, torch.float32))  # no kernel for half floats
+    wide = F.interpolate(wide, size=size, mode="bicubic", align_corners=False)
+    cells = wide.to(embedding.dtype).flatten(2).transpose(1, 2)
+    return torch.cat([embedding[:, :1], cells], dim=1)
 
 
 def check_vit(model: VisionTransformer, name: str) -> None:
