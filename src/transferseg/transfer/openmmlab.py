@@ -48,6 +48,11 @@ RULES: Mapping[str, str] = {
     r"^unet\.(\d)\.conv_block\.convs\.1\.conv\.": r"decoder.blocks.\1.conv2.0.",
     r"^unet\.(\d)\.conv_block\.convs\.1\.bn\.": r"decoder.blocks.\1.conv2.1.",
 }
+#: Patterns on keys that are OpenMMLab's alone; `backbone.` is a prefix of many.
+TELLING = (
+    *("decode_head.*", "head.fc.*", "backbone.stem.*", "stem.7.weight"),
+    *("backbone.patch_embed.projection.weight", "backbone.transition1.*"),
+)
 #: Tensors of their files that a network does not need -> why.
 COMPUTED = {"*.relative_position_index": "a table that is computed again"}
 

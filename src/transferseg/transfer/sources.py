@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 from transferseg.transfer.adapters import Adapter
-from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES
+from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES, TELLING
 from transferseg.transfer.torchvision import FAMILIES, Flatten
 
 ENCODER_PREFIX = "encoder.model."
@@ -33,6 +33,8 @@ class SourceFormat:
         adapters: pattern on source keys -> how such a tensor becomes its target, whether or not the
             shapes differ.
         reasons: pattern on source keys that go nowhere -> why, for the report; beside `unused`.
+        telling: patterns on source keys, one of which must be there for it to be recognised; none
+            where the names that become the target's tell it.
 
     Example:
         >>> moco = SourceFormat("moco", {"": ENCODER_PREFIX}, rules={r"^encoder_q\.": ""})
@@ -47,6 +49,11 @@ class SourceFormat:
     rules: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    telling: tuple[str, ...] = ()
+
+    def may_be(self, keys: Collection[str]) -> bool:
+        """Whether source keys have what tells it."""
+        return not self.telling or any(fnmatchcase(k, p) for p in self.telling for k in keys)
 
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
@@ -108,6 +115,7 @@ SOURCES: dict[str, SourceFormat] = {
         rules=RULES,
         adapters=REORDERED,
         reasons=COMPUTED,
+        telling=TELLING,
     ),
     **{
         f"torchvision {family}": SourceFormat(
@@ -134,6 +142,7 @@ def detect(source_keys: Collection[str], target_keys: Collection[str]) -> Source
     hits = {
         name: sum(source_format.target_key(key) in wanted for key in source_keys)
         for name, source_format in SOURCES.items()
+        if source_format.may_be(source_keys)
     }
     best = max(hits, key=lambda name: hits[name])
     return SOURCES[best] if hits[best] else None

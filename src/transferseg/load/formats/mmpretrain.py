@@ -16,10 +16,10 @@ from transferseg.transfer.openmmlab import RULES
 from transferseg.transfer.sources import ENCODER_PREFIX
 
 #: kind -> a key that tells it, of backbones whose classifiers compute otherwise than ours
-NOT_BUILT = {
-    "Swin": "stages.0.blocks.0.attn.w_msa.relative_position_bias_table",
-    "ViT": "layers.0.ln1.weight",
-    "HRNet": "transition1.0.0.weight",
+OTHERS = {
+    "a Swin": "stages.0.blocks.0.attn.w_msa.relative_position_bias_table",
+    "a ViT": "layers.0.ln1.weight",
+    "an HRNet": "stage2.0.branches.0.0.conv1.weight",
 }
 
 
@@ -32,10 +32,10 @@ class MMPretrainFormat(Format):
     def detect(self, listing: Listing) -> bool:
         """A classifier's head beside a backbone, or names that OpenMMLab alone has."""
         part = _backbone(listing)
-        own = part.has("stem.0.weight") or any(part.has(key) for key in NOT_BUILT.values())
-        if part.prefix and listing.has("head.fc.weight"):
-            return True
-        return own and (bool(part.prefix) or is_resnet(part))
+        if not part.prefix:
+            return part.has("stem.0.weight") and is_resnet(part)
+        own = part.has("stem.0.weight") or _other_kind(part) is not None
+        return own or listing.has("head.fc.weight")
 
     def describe(self, listing: Listing, findings: Findings) -> Description:
         """A classifier with a linear head, or an encoder where the file has none."""
@@ -43,11 +43,10 @@ class MMPretrainFormat(Format):
         part = _backbone(listing)
         try:
             if not is_resnet(part):
-                kind = next((k for k, key in NOT_BUILT.items() if part.has(key)), "")
+                kind = _other_kind(part) or hints.text("backbone", "type") or "not a ResNet"
                 raise NotBuiltError(
-                    f"its backbone ({kind or hints.text('backbone', 'type') or 'no ResNet'}) is "
-                    "none whose classifier is built; MMSegmentation's networks over ViT, Swin and "
-                    "HRNet are read"
+                    f"of the classifiers those over ResNets are built, and this is {kind}; its "
+                    "encoder goes into a model with create_model(..., weights=path)"
                 )
             body = read_resnet(part, findings, hints)
             fc = Part("", listing.shapes)
@@ -79,6 +78,11 @@ class MMPretrainFormat(Format):
             leave=("*.num_batches_tracked",),
             rules=RULES,
         )
+
+
+def _other_kind(part: Part) -> str | None:
+    """What a backbone is that is no ResNet, by the names that OpenMMLab alone gives it."""
+    return next((kind for kind, key in OTHERS.items() if part.has(key)), None)
 
 
 def _backbone(listing: Listing) -> Part:

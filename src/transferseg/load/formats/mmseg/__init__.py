@@ -30,6 +30,11 @@ from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES
 from transferseg.transfer.sources import ENCODER_PREFIX
 
 PARTS = ("backbone.", "decode_head.", "neck.", "auxiliary_head.")
+#: Of networks of Hugging Face transformers that have parts of these names.
+OF_TRANSFORMERS = (
+    *("decode_head.classifier.", "backbone.embeddings."),
+    *("backbone.encoder.layers.", "backbone.encoder.stages."),
+)
 UNREAD = "the auxiliary head, which serves training alone, is not built here"
 WHY_THRESHOLD = "MMSegmentation's for a head of one row"
 
@@ -41,7 +46,9 @@ class MMSegFormat(Format):
     name: str = field(default="mmseg", init=False)
 
     def detect(self, listing: Listing) -> bool:
-        """Both of the parts that every network there has."""
+        """Both of the parts that every network there has; transformers' UPerNet has them too."""
+        if any(key.startswith(OF_TRANSFORMERS) for key in listing.shapes):
+            return False
         return bool(listing.under("backbone.")) and bool(listing.under("decode_head."))
 
     def describe(self, listing: Listing, findings: Findings) -> Description:

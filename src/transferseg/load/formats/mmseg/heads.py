@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -244,6 +245,9 @@ def head_of(part: Part, hints: Hints) -> Head:
     kind = hints.text("decode_head", "type")
     named = f" ({kind})" if kind else ""
     if head is None:
+        for like in reversed(HEADS):  # what is there may be a part of one
+            if all(re.fullmatch(like.keys, key) for key in part.shapes):
+                raise NotBuiltError(f"there is no {part.prefix}{like.only}")
         keys = some(part.prefix + key for key in part.shapes)
         raise NotBuiltError(f"its decode head{named} is none of {known}: its keys are {keys}")
     part.refuse_strangers(head.keys, f"a decode head of the kind {head.architecture!r}{named}")
