@@ -10,6 +10,7 @@ import torchvision
 
 import transferseg as ts
 from tests.load.files import fed, randomise
+from tests.load.openmmlab import ResNetV1c, Weights, reference
 from transferseg.errors import CheckpointError
 from transferseg.load.cli import main
 from transferseg.load.formats import FORMATS
@@ -17,6 +18,8 @@ from transferseg.load.formats import FORMATS
 #: format -> a model of its library, small
 EXAMPLES = {
     "transferseg": lambda: ts.create_model("unet", "resnet10t", classes=["lung"], in_channels=1),
+    "mmseg": lambda: Weights(reference("tiny_fcn_r18")[0]),
+    "mmpretrain": lambda: Weights(ResNetV1c().state_dict()),
     "torchvision": lambda: torchvision.models.resnet18(num_classes=3),
     "timm": lambda: timm.create_model("test_efficientnet", num_classes=3),
 }

@@ -167,6 +167,9 @@ class Findings:
         *,
         input_why: str,
         input_metadata: InputSpec | None = None,
+        threshold: float = 0.5,
+        threshold_why: str = "",
+        threshold_metadata: float | None = None,
         **fields: Any,  # noqa: ANN401 - other fields of the spec
     ) -> ModelSpec:
         """The model spec, with what every format leaves open settled.
@@ -178,6 +181,9 @@ class Findings:
             input_spec: by the ecosystem's convention, for the channels that the stem has.
             input_why: the sentence that says whose convention that is.
             input_metadata: what the file says of it, if it does.
+            threshold: by the ecosystem's convention.
+            threshold_why: the sentence that says so.
+            threshold_metadata: what the file says of it, if it does.
             **fields: more of the spec.
         """
         self.fixed("in_channels", input_spec.channels)
@@ -194,7 +200,12 @@ class Findings:
             encoder=encoder,
             classes=classes,
             mode=self.open("mode", mode, why=why),
-            threshold=self.open("threshold", 0.5, why="a probability of one half"),
+            threshold=self.open(
+                "threshold",
+                threshold,
+                why=threshold_why or "a probability of one half",
+                metadata=threshold_metadata,
+            ),
             input=expected,
             **fields,
         )

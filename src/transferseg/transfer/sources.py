@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 from transferseg.transfer.adapters import Adapter
+from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES, TELLING
 from transferseg.transfer.torchvision import FAMILIES, Flatten
 
 ENCODER_PREFIX = "encoder.model."
@@ -32,6 +33,8 @@ class SourceFormat:
         adapters: pattern on source keys -> how such a tensor becomes its target, whether or not the
             shapes differ.
         reasons: pattern on source keys that go nowhere -> why, for the report; beside `unused`.
+        telling: patterns on source keys, one of which must be there for it to be recognised; none
+            where the names that become the target's tell it.
 
     Example:
         >>> moco = SourceFormat("moco", {"": ENCODER_PREFIX}, rules={r"^encoder_q\.": ""})
@@ -46,6 +49,11 @@ class SourceFormat:
     rules: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    telling: tuple[str, ...] = ()
+
+    def may_be(self, keys: Collection[str]) -> bool:
+        """Whether source keys have what tells it."""
+        return not self.telling or any(fnmatchcase(k, p) for p in self.telling for k in keys)
 
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
@@ -90,6 +98,25 @@ SOURCES: dict[str, SourceFormat] = {
         unused=("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"),
         leave=("*.num_batches_tracked", *BESIDE),
     ),
+    # The encoders of MMSegmentation's and MMPretrain's files; their heads are read by
+    # `load_checkpoint`.
+    "openmmlab": SourceFormat(
+        "openmmlab",
+        {
+            "backbone.": ENCODER_PREFIX,
+            **{f"{part}.": f"{part}." for part in PARTS},  # some have become ours by the rules
+            "": ENCODER_PREFIX,
+        },
+        unused=(
+            *("decode_head.*", "auxiliary_head.*", "neck.*", "head.*", "fc.*"),
+            *("backbone.ln1.*", "backbone.norm?.*", "backbone.decoder.*"),
+        ),
+        leave=("*.num_batches_tracked", *BESIDE),
+        rules=RULES,
+        adapters=REORDERED,
+        reasons=COMPUTED,
+        telling=TELLING,
+    ),
     **{
         f"torchvision {family}": SourceFormat(
             f"torchvision {family}",
@@ -115,6 +142,7 @@ def detect(source_keys: Collection[str], target_keys: Collection[str]) -> Source
     hits = {
         name: sum(source_format.target_key(key) in wanted for key in source_keys)
         for name, source_format in SOURCES.items()
+        if source_format.may_be(source_keys)
     }
     best = max(hits, key=lambda name: hits[name])
     return SOURCES[best] if hits[best] else None

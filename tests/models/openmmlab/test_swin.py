@@ -9,7 +9,7 @@ from tests.models.randomise import randomise
 from tests.references.compare import difference, load
 from tests.references.names import SWIN, UPERNET
 from transferseg.models import Encoder, encoder_capabilities
-from transferseg.models.openmmlab.weights import merging_as_mmseg, merging_as_timm
+from transferseg.transfer.openmmlab import merging_as_mmseg, merging_as_timm
 
 NARROW = {"embed_dim": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
 WINDOW_7 = {"style": "mmseg", "arguments": {**NARROW, "window_size": 7}}

@@ -7,7 +7,7 @@ import transferseg as ts
 from tests.references.compare import difference, load
 from tests.references.names import FCN, UNET
 from transferseg.errors import SpecError
-from transferseg.models.openmmlab.weights import skips_last
+from transferseg.transfer.openmmlab import skips_last
 
 OPTIONS = {"upsampling": "bilinear", "num_convs": 1, "dropout": 0.1}
 NARROW = {"arguments": {"width": 8}}

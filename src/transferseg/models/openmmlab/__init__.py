@@ -1,8 +1,8 @@
 """Where MMSegmentation computes something else than timm with the same weights.
 
 The encoder option "style" chooses. Parameters keep timm's names and places in both styles, so that
-weights go from one to the other; `weights` has what their values need on the way from a file of
-MMSegmentation's.
+weights go from one to the other; `transfer.openmmlab` has what their values need on the way from a
+file of MMSegmentation's.
 """
 
 from __future__ import annotations
