@@ -6,8 +6,10 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 
 from transferseg.transfer.adapters import Adapter
+from transferseg.transfer.torchvision_names import FAMILY_NAMES
 
 ENCODER_PREFIX = "encoder.model."
 PYRAMID = "encoder.pyramid.*"
@@ -47,7 +49,7 @@ class SourceFormat:
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
         for pattern, replacement in self.rules.items():
-            key = re.sub(pattern, replacement, key)
+            key = _compiled(pattern).sub(replacement, key)
         for old, new in self.rename.items():
             if key.startswith(old):
                 return new + key.removeprefix(old)
@@ -69,6 +71,12 @@ class SourceFormat:
         return None
 
 
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """re's own cache is too small for all tables together, and forgets them in turn."""
+    return re.compile(pattern)
+
+
 #: The formats that `transfer_weights` recognises, tried in this order.
 SOURCES: dict[str, SourceFormat] = {
     # A ViT's pyramid is in no file but our own, and there only beside a decoder that read it.
@@ -81,6 +89,46 @@ SOURCES: dict[str, SourceFormat] = {
         unused=("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"),
         leave=("*.num_batches_tracked", PYRAMID),
     ),
+    # The U-Net for brain MRI (Buda 2019), which is ours over the plain encoder.
+    "brain": SourceFormat(
+        "brain",
+        {"conv.": "head."},
+        rules={
+            **{rf"^encoder{k}\.enc{k}": f"{ENCODER_PREFIX}stages.{k - 1}." for k in range(1, 5)},
+            r"^bottleneck\.bottleneck": f"{ENCODER_PREFIX}stages.4.",
+            r"^upconv(\d)\.": r"ups.\1.",
+            r"^decoder(\d)\.dec\dconv(\d)\.": r"blocks.\1.conv\2.0.",
+            r"^decoder(\d)\.dec\dnorm(\d)\.": r"blocks.\1.conv\2.1.",
+            **{rf"^(ups|blocks)\.{k}\.": rf"decoder.\1.{4 - k}." for k in range(1, 5)},
+        },
+        leave=("*.num_batches_tracked",),
+    ),
+    # segmentation-models-pytorch: its own encoders stand behind `encoder.`, timm's ("tu-") behind
+    # `encoder.model.`, where timm's wrapper makes `stages.0` into `stages_0`.
+    "smp": SourceFormat(
+        "smp",
+        {"segmentation_head.0.": "head."},
+        leave=("*.num_batches_tracked", PYRAMID),
+        rules={
+            r"^encoder\.(?!model\.)": ENCODER_PREFIX,
+            r"^encoder\.model\.model\.": ENCODER_PREFIX,
+            r"^encoder\.model\.(stem|stages|layers|blocks)_(\d+)\.": rf"{ENCODER_PREFIX}\1.\2.",
+            r"^encoder\.model\.features_(\w+)\.": rf"{ENCODER_PREFIX}features.\1.",
+        },
+        reasons={"classification_head.*": "a classification head on the encoder"},
+    ),
+    **{
+        f"torchvision_{family}": SourceFormat(
+            f"torchvision_{family}",
+            {"": ENCODER_PREFIX},
+            unused=("classifier.*", "heads.*", "head.*", "fc.*"),
+            leave=("*.num_batches_tracked", PYRAMID),
+            rules=names.rules,
+            adapters=names.adapters,
+            reasons=dict.fromkeys(names.recomputed, "a table that is computed again"),
+        )
+        for family, names in FAMILY_NAMES.items()
+    },
 }
 
 

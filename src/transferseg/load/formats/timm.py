@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,13 @@ class TimmFormat(Format):
 
 
 def describe(
-    listing: Listing, findings: Findings, found: Sequence[str], encoder: str | None
+    listing: Listing,
+    findings: Findings,
+    found: Sequence[str],
+    encoder: str | None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    expected: Callable[[int], tuple[InputSpec, str]] | None = None,
 ) -> Description:
     """The classifier of a listing in timm's names; torchvision's shared names go this way too.
 
@@ -58,6 +64,9 @@ def describe(
         findings: what keywords decide.
         found: encoders that fit.
         encoder: the chosen one, None where several remain.
+        arguments: of timm's builder, where the encoder is not timm's own in everything.
+        expected: number of channels -> the input that the ecosystem's weights expect, and why;
+            by default the statistics of timm's weights.
     """
     any_name = encoder or found[0]
     count = encoders.head_shape(any_name, listing.shapes)
@@ -69,13 +78,20 @@ def describe(
     if not count:
         return Description(ENCODER_ONLY, encoder, 0, channels)
     names = listing.config().get("label_names")
+    options = {"arguments": dict(arguments)} if arguments else {}
+    why = f"the statistics of timm's weights of {encoder!r}"
+    if expected is None:
+        given = encoders.statistics(encoder, channels)
+    else:
+        given, why = expected(channels)
     spec = findings.spec(
         "classifier",
         encoder,
         findings.classes(count, names if isinstance(names, list) else None),
-        encoders.statistics(encoder, channels),
-        input_why=f"the statistics of timm's weights of {encoder!r}",
+        given,
+        input_why=why,
         input_metadata=stated_input(listing, channels),
+        encoder_options=findings.fixed("encoder_options", options),
         decoder={} if linear(encoder) else {"head": "timm"},
     )
     return Description("classifier", encoder, count, channels, spec)

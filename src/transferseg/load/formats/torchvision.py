@@ -10,14 +10,18 @@ from transferseg.load import encoders
 from transferseg.load.findings import Findings
 from transferseg.load.formats import timm as timm_format
 from transferseg.load.formats.base import Description, Format
+from transferseg.load.formats.torchvision_families import (
+    describe_family,
+    expected_input,
+    family_naming,
+    family_of,
+)
 from transferseg.load.listing import Listing, Shape
 from transferseg.load.timm_index import models_of
-from transferseg.spec import InputSpec, ModelSpec
+from transferseg.spec import ModelSpec
 from transferseg.transfer import SourceFormat
 from transferseg.transfer.sources import ENCODER_PREFIX
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-INPUT_WHY = "torchvision's weights expect ImageNet's statistics"
 #: torchvision's classifiers whose names are timm's.
 SHARED = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -29,13 +33,13 @@ SHARED = (
 NOT_READ: Mapping[str, tuple[str, ...]] = {
     "LRASPP": ("backbone.0.0.weight", "classifier.low_classifier.weight"),
     "DeepLabV3 over MobileNetV3": ("backbone.0.0.weight", "classifier.0.convs.0.0.weight"),
-    "MobileNetV2": ("features.0.0.weight", "features.1.conv.0.0.weight"),
-    "MobileNetV3": ("features.0.0.weight", "features.1.block.0.0.weight"),
-    "EfficientNet": ("features.0.0.weight", "features.1.0.block.0.0.weight"),
-    "ConvNeXt": ("features.0.0.weight", "features.1.0.layer_scale"),
-    "Swin": ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
-    "ViT": ("conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
-    "RegNet": ("stem.0.weight", "trunk_output.block1.block1-0.proj.0.weight"),
+    "Swin V2": ("features.0.0.weight", "features.1.0.attn.logit_scale"),
+    "MaxViT": ("stem.0.0.weight", "blocks.0.layers.0.layers.MBconv.layers.pre_norm.weight"),
+    "MNASNet": ("layers.0.weight", "layers.8.0.layers.0.weight"),
+    "ShuffleNetV2": ("conv1.0.weight", "stage2.0.branch1.0.weight", "conv5.0.weight"),
+    "SqueezeNet": ("features.0.weight", "features.3.squeeze.weight"),
+    "GoogLeNet": ("conv1.conv.weight", "inception3a.branch1.conv.weight"),
+    "Inception V3": ("Conv2d_1a_3x3.conv.weight", "Mixed_5b.branch1x1.conv.weight"),
     "AlexNet": ("features.10.weight", "classifier.1.weight", "classifier.6.weight"),
 }
 #: architecture of ours -> prefixes of torchvision's head -> ours.
@@ -53,7 +57,12 @@ HEADS: Mapping[str, Mapping[str, str]] = {
     },
     "classifier": {"classifier.": "head.", "features.": f"{ENCODER_PREFIX}features."},
 }
-AUXILIARY = {"aux_classifier.*": "the auxiliary head, which serves training alone"}
+#: prefixes of torchvision's auxiliary head -> ours.
+AUXILIARY = {
+    "aux_classifier.0.": "auxiliary_head.decoder.convs.0.conv.",
+    "aux_classifier.1.": "auxiliary_head.decoder.convs.0.bn.",
+    "aux_classifier.4.": "auxiliary_head.head.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class TorchvisionFormat(Format):
 
     def detect(self, listing: Listing) -> bool:
         """`backbone.` with a segmentation head, VGG's linear layers, or names that timm shares."""
-        if _segments(listing) or _is_vgg(listing) or _not_read(listing):
+        if _segments(listing) or _is_vgg(listing) or _not_read(listing) or family_of(listing):
             return True
         if timm_format.named(listing) is not None:
             return False
@@ -78,6 +87,8 @@ class TorchvisionFormat(Format):
             return _segmenter(listing, findings)
         if _is_vgg(listing):
             return _vgg(listing, findings)
+        if (name := family_of(listing)) is not None:
+            return describe_family(listing, findings, name)
         found = encoders.candidates(listing.shapes)
         encoder = findings.encoder(
             found,
@@ -87,15 +98,16 @@ class TorchvisionFormat(Format):
         )
         return timm_format.describe(listing, findings, found, encoder)
 
-    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:  # noqa: ARG002
-        """The encoder's names are timm's; the head's become ours."""
+    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
+        """The encoder's names are timm's, or become them; the head's become ours."""
+        if (family := family_of(listing)) is not None:
+            return family_naming(family)
         if spec.architecture == "classifier" and spec.decoder.get("head") != "vgg":
             return timm_format.naming(self.name, spec)
         return SourceFormat(
             self.name,
-            {**HEADS[spec.architecture], "backbone.": ENCODER_PREFIX},
+            {**HEADS[spec.architecture], **AUXILIARY, "backbone.": ENCODER_PREFIX},
             leave=("*.num_batches_tracked",),
-            reasons=AUXILIARY,
         )
 
 
@@ -114,8 +126,17 @@ def _not_read(listing: Listing) -> str | None:
     return next((family for family, keys in NOT_READ.items() if listing.has(*keys)), None)
 
 
-def _input(channels: int) -> InputSpec:
-    return InputSpec.from_statistics(MEAN, STD, channels=channels)
+def _auxiliary(listing: Listing, read: int) -> bool | dict[str, int]:
+    """Whether there is an auxiliary head, and how wide where it is not a quarter of what it reads.
+
+    Args:
+        listing: of a segmentation model.
+        read: channels of the deepest feature map; the auxiliary head's map has half of them.
+    """
+    if not listing.has("aux_classifier.0.weight"):
+        return False
+    width = listing.shapes["aux_classifier.0.weight"][0]
+    return True if width == read // 8 else {"channels": width}
 
 
 def _choose(findings: Findings, body: Mapping[str, Shape]) -> str | None:
@@ -145,12 +166,14 @@ def _segmenter(listing: Listing, findings: Findings) -> Description:
         options |= {"num_convs": 1, "concat": False}
     else:
         options["rates"] = findings.open("rates", [12, 24, 36], why=why)
+    given, input_why = expected_input(channels)
     spec = findings.spec(
         architecture,
         encoder,
         findings.classes(count),
-        _input(channels),
-        input_why=INPUT_WHY,
+        given,
+        input_why=input_why,
+        auxiliary=findings.fixed("auxiliary", _auxiliary(listing, first[1])),
         output_stride=findings.open("output_stride", 8, why=why),
         dilation=findings.open("dilation", "timm", why="torchvision's way, which timm's is"),
         decoder=options,
@@ -164,12 +187,13 @@ def _vgg(listing: Listing, findings: Findings) -> Description:
     count, channels = listing.shapes["classifier.6.weight"][0], body["features.0.weight"][1]
     if encoder is None:
         return Description("classifier", None, count, channels, missing="its VGG is not known")
+    given, input_why = expected_input(channels)
     spec = findings.spec(
         "classifier",
         encoder,
         findings.classes(count),
-        _input(channels),
-        input_why=INPUT_WHY,
+        given,
+        input_why=input_why,
         decoder={
             "head": "vgg",
             "head_width": findings.fixed("head_width", listing.shapes["classifier.0.weight"][0]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.transfer import Adapter, ZeroSkipSlice
 
 Upsampling: TypeAlias = Literal["nearest", "transposed"]
+Rounding: TypeAlias = Literal["up", "down"]
 #: of the blocks at strides 16, 8, 4, 2 and 1
 USUAL_CHANNELS = (256, 128, 64, 32, 16)
 
@@ -42,9 +42,11 @@ class UNetDecoder(Decoder):
         full_resolution_skip: whether a feature map at stride 1 (VGG has one) is a skip too; smp's
             U-Net leaves it out.
         center: two convolutions on the deepest map first, as smp has over VGG.
+        rounding: "up" or "down": of an odd side, at strides where the encoder has no map that tells
+            the size; "down" in smp.
 
     Raises:
-        SpecError: `channels` that do not fit, or an unknown `upsampling`.
+        SpecError: `channels` that do not fit, or an unknown `upsampling` or `rounding`.
 
     Source: Ronneberger 2015, with padded convolutions and batch norm; layout and names of
     segmentation-models-pytorch, whose U-Net of the same weights gives the same logits (proved in
@@ -64,8 +66,12 @@ class UNetDecoder(Decoder):
         skips: bool = True,
         full_resolution_skip: bool = True,
         center: bool = False,
+        rounding: Rounding = "up",
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
+        if rounding not in get_args(Rounding):
+            raise SpecError(unknown_name("rounding", rounding, get_args(Rounding)))
+        self.rounding = rounding
         plain = tuple(encoder_strides) == PLAIN_STRIDES
         self.strides = [2**power for power in reversed(range(encoder_strides[-1].bit_length() - 1))]
         mirrored = list(encoder_channels[-2::-1])
@@ -107,7 +113,8 @@ class UNetDecoder(Decoder):
     ) -> Tensor:
         """One block: what has come up so far -> the same at the next stride, the skip in it."""
         stride = self.strides[index]
-        height, width = ceil(size[0] / stride), ceil(size[1] / stride)
+        added = stride - 1 if self.rounding == "up" else 0
+        height, width = ((side + added) // stride for side in size)
         skip = None
         if stride in self.skip_strides:
             feature = features[self.feature_of[stride]]
