@@ -4,12 +4,14 @@ import json
 import runpy
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
 
 import transferseg as ts
 from tests.load.files import fed, randomise
+from tests.models.brain_unet import BrainUNet
 from transferseg.errors import CheckpointError
 from transferseg.load.cli import main
 from transferseg.load.formats import FORMATS
@@ -17,6 +19,8 @@ from transferseg.load.formats import FORMATS
 #: format -> a model of its library, small
 EXAMPLES = {
     "transferseg": lambda: ts.create_model("unet", "resnet10t", classes=["lung"], in_channels=1),
+    "brain": lambda: BrainUNet(4, 1),
+    "smp": lambda: smp.PSPNet("resnet18", psp_out_channels=8, encoder_weights=None, classes=3),
     "torchvision": lambda: torchvision.models.resnet18(num_classes=3),
     "timm": lambda: timm.create_model("test_efficientnet", num_classes=3),
 }

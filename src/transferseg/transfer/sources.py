@@ -73,7 +73,7 @@ class SourceFormat:
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """re's own cache is too small for all tables together, and forgets them in turn."""
+    """A regular expression; re's own cache is too small for all tables together."""
     return re.compile(pattern)
 
 
@@ -112,7 +112,7 @@ SOURCES: dict[str, SourceFormat] = {
         rules={
             r"^encoder\.(?!model\.)": ENCODER_PREFIX,
             r"^encoder\.model\.model\.": ENCODER_PREFIX,
-            r"^encoder\.model\.(stem|stages|layers|blocks)_(\d+)\.": rf"{ENCODER_PREFIX}\1.\2.",
+            r"^encoder\.model\.([a-z]+)_(\d+)\.": rf"{ENCODER_PREFIX}\1.\2.",
             r"^encoder\.model\.features_(\w+)\.": rf"{ENCODER_PREFIX}features.\1.",
         },
         reasons={"classification_head.*": "a classification head on the encoder"},

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-
 
 from transferseg.load.findings import Findings
 from transferseg.load.formats.base import Description, Format
-from transferseg.load.formats.smp_decoders import DECODERS, Layout, not_built, refusal
+from transferseg.load.formats.smp_decoders import (
+    DECODERS,
+    Layout,
+    not_built,
+    of_another,
+    refusal,
+)
 from transferseg.load.formats.smp_encoders import SmpEncoder, find_encoder
 from transferseg.load.listing import Listing
 from transferseg.spec import ModelSpec
 from transferseg.transfer import SOURCES, SourceFormat
+from transferseg.types import TargetMode
 
 #: What its activation makes of the classes, where there are several -> the mode that stands for it.
-MODES: Mapping[str, str] = {
+MODES: Mapping[str, TargetMode] = {
     "sigmoid": "multilabel",
     "softmax": "multiclass",
     "softmax2d": "multiclass",
@@ -37,7 +43,7 @@ class SmpFormat(Format):
     def describe(self, listing: Listing, findings: Findings) -> Description:
         """The model that the decoder's names tell, or by name the one that is not built."""
         layout = next((one for one in DECODERS if listing.has(one.key)), None)
-        if layout is None:
+        if layout is None or of_another(listing) is not None:
             encoder = find_encoder(listing, findings)
             told = not_built(listing)
             return Description(None, encoder.name, missing=f"{told}{_moved(encoder)}")
@@ -83,19 +89,20 @@ def _model(
     return Description(layout.architecture, name, count, encoder.channels, spec)
 
 
-def _mode(listing: Listing, findings: Findings, count: int) -> str | None:
+def _mode(listing: Listing, findings: Findings, count: int) -> TargetMode | None:
     """The mode that the activation of the folder's config asks for."""
     activation = listing.config().get("activation")
     if count == 1 or activation not in MODES:
         return None
-    note: Callable[..., None] = findings.note
-    note("activation", activation, "metadata", "the logits before it are given; the mode tells it")
+    findings.note(
+        "activation", activation, "metadata", "the logits before it are given; the mode tells it"
+    )
     return MODES[str(activation)]
 
 
 def _moved(encoder: SmpEncoder) -> str:
     if encoder.name is None:
         return ""
-    return f"; its encoder goes into another model: create_model(..., {encoder.name!r}, weights=path)"
-
-
+    return (
+        f"; its encoder goes into another model: create_model(..., {encoder.name!r}, weights=path)"
+    )

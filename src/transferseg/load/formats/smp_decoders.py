@@ -54,9 +54,15 @@ def refusal(listing: Listing, layout: Layout) -> str | None:
     if factor is not None and layout.upsampling is not None and factor != layout.upsampling:
         return f"with upsampling={factor!r}, whose logits have not the image's size,"
     depth = config.get("encoder_depth", layout.depth)
-    return f"with encoder_depth={depth!r}" if depth != layout.depth else None
+    if depth != layout.depth:
+        return f"with encoder_depth={depth!r}"
+    more = [k for k, v in config.items() if v is not None and not k.startswith(_SETTLED)]
+    return f"with {more[0]}={config[more[0]]!r}" if more else None
 
 
+#: What else the config of smp's classes holds; other names are arguments of a timm encoder.
+_SETTLED = ("_", "encoder_", "decoder_", "psp_", *("activation", "aux_params", "classes"),
+            *("in_channels", "upsampling"))  # fmt: skip
 _SOFT = ("softmax", "softmax2d", "logsoftmax")
 
 
@@ -80,9 +86,13 @@ def _other_norm(listing: Listing, layout: Layout) -> str | None:
 def not_built(listing: Listing) -> str:
     """The name of an architecture of smp's that is not built."""
     told = listing.config().get("_model_class")
-    known = next((title for title, key in NOT_BUILT.items() if listing.has(key)), None)
-    which = told if isinstance(told, str) else known
+    which = told if isinstance(told, str) else of_another(listing)
     return f"smp's {which} is not built" if which else "its decoder is none of smp's that are known"
+
+
+def of_another(listing: Listing) -> str | None:
+    """Which of `NOT_BUILT` a listing is of; MAnet shares some of Unet's names."""
+    return next((title for title, key in NOT_BUILT.items() if listing.has(key)), None)
 
 
 def _unet(listing: Listing, findings: Findings, encoder: SmpEncoder) -> Fields:
@@ -114,6 +124,8 @@ def _deeplab(key: str, stride: int, **layout: Any) -> Callable[..., Fields]:  # 
         style = "timm" if encoder.universal else "smp"
         if style == "smp" and not str(encoder.name).startswith("resne"):
             return f"smp's way of dilating {encoder.name!r} is not built"
+        if encoder.averages():
+            return f"timm's way of dilating {encoder.name!r}, whose shortcuts average, is not built"
         config, why = listing.config(), "smp's builder"
         rates = config.get("decoder_atrous_rates")
         decoder = {
@@ -161,7 +173,15 @@ def _upernet(listing: Listing, findings: Findings, encoder: SmpEncoder) -> Field
 
 DECODERS: tuple[Layout, ...] = (
     Layout("Unet", "unet", "decoder.blocks.0.conv1.0.weight", _unet, "decoder.blocks.0.conv1.1."),
-    Layout("PSPNet", "psp_smp", "decoder.psp.blocks.0.pool.1.0.weight", _psp, "decoder.conv.1.", 3, 8),
+    Layout(
+        "PSPNet",
+        "psp_smp",
+        "decoder.psp.blocks.0.pool.1.0.weight",
+        _psp,
+        "decoder.conv.1.",
+        depth=3,
+        upsampling=8,
+    ),
     Layout(
         "UPerNet",
         "upernet_smp",

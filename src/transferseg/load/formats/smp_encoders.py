@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from transferseg.load import encoders
 from transferseg.load.findings import Findings
 from transferseg.load.formats.torchvision_families import MEAN, STD
@@ -39,8 +41,8 @@ OTHERS: Mapping[str, str] = {
     "inceptionresnetv2": "encoder.conv2d_1a.conv.weight",
     "inceptionv4": "encoder.features.0.conv.weight",
     "xception": "encoder.block1.rep.0.conv1.weight",
-    "mobileone": "encoder.stage0.reparam_conv.weight",
-    "timm-skresnet": "encoder.layer1.0.conv1.conv.weight",
+    "mobileone": "encoder.stage0.rbr_scale.conv.weight",
+    "timm-skresnet": "encoder.layer1.0.conv1.paths.0.conv.weight",
 }
 
 
@@ -69,6 +71,15 @@ class SmpEncoder:
             return encoders.statistics(self.name, self.channels), why
         why = "smp's weights of this encoder expect ImageNet's statistics"
         return InputSpec.from_statistics(MEAN, STD, channels=self.channels), why
+
+    def averages(self) -> bool:
+        """Whether its shortcuts average (ResNet-D), which timm does otherwise when it dilates."""
+        blocks = (m for m in bare(str(self.name)).modules() if hasattr(m, "downsample"))
+        shortcuts = (block.downsample for block in blocks)
+        return any(
+            isinstance(shortcut, nn.Sequential) and isinstance(shortcut[0], nn.AvgPool2d)
+            for shortcut in shortcuts
+        )
 
     def maps(self) -> list[tuple[int, int]]:
         """Channels and stride of each feature map, undilated."""
@@ -112,12 +123,13 @@ def _missing(listing: Listing, *, universal: bool) -> str:
     known = next((title for title, key in OTHERS.items() if listing.has(key)), None)
     name = told if isinstance(told, str) else known
     if universal:
+        which = f"its encoder {name}" if name else "its encoder"
         return (
-            f"its encoder {name or ''} behind 'encoder.model.' has not the names and shapes of a "
+            f"{which} behind 'encoder.model.' has not the names and shapes of a "
             "whole timm encoder (smp leaves stages out where encoder_depth is below 5)"
         )
     which = f"smp's encoder {name}" if name else "its encoder"
     return (
-        f"{which} does not compute what an encoder of timm does; those of smp's own that do are "
-        f"{', '.join(NATIVE)}"
+        f"{which} has not the feature maps of any of timm's; of smp's own encoders ResNet, "
+        "ResNeXt, VGG, SE-ResNet, SE-ResNeXt and SENet have"
     )

@@ -33,6 +33,7 @@ SHARED = (
 NOT_READ: Mapping[str, tuple[str, ...]] = {
     "LRASPP": ("backbone.0.0.weight", "classifier.low_classifier.weight"),
     "DeepLabV3 over MobileNetV3": ("backbone.0.0.weight", "classifier.0.convs.0.0.weight"),
+    "Swin": ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
     "Swin V2": ("features.0.0.weight", "features.1.0.attn.logit_scale"),
     "MaxViT": ("stem.0.0.weight", "blocks.0.layers.0.layers.MBconv.layers.pre_norm.weight"),
     "MNASNet": ("layers.0.weight", "layers.8.0.layers.0.weight"),
@@ -41,6 +42,13 @@ NOT_READ: Mapping[str, tuple[str, ...]] = {
     "GoogLeNet": ("conv1.conv.weight", "inception3a.branch1.conv.weight"),
     "Inception V3": ("Conv2d_1a_3x3.conv.weight", "Mixed_5b.branch1x1.conv.weight"),
     "AlexNet": ("features.10.weight", "classifier.1.weight", "classifier.6.weight"),
+}
+WHY: Mapping[str, str] = {
+    "Swin": (
+        ": it pads its maps before it shifts them and timm's after, so that the two agree on sides "
+        "that are multiples of 224 alone; its encoder goes into another model, create_model(..., "
+        "weights=path)"
+    )
 }
 #: architecture of ours -> prefixes of torchvision's head -> ours.
 HEADS: Mapping[str, Mapping[str, str]] = {
@@ -82,7 +90,8 @@ class TorchvisionFormat(Format):
     def describe(self, listing: Listing, findings: Findings) -> Description:
         """A classifier, or the segmentation model that the head's names tell."""
         if family := _not_read(listing):
-            return Description(None, missing=f"torchvision's {family} is not read")
+            why = WHY.get(family, "")
+            return Description(None, missing=f"torchvision's {family} is not read{why}")
         if _segments(listing):
             return _segmenter(listing, findings)
         if _is_vgg(listing):

@@ -73,14 +73,6 @@ FAMILIES: Mapping[str, Family] = {
         ("features.0.0.weight", "features.1.0.layer_scale"),
         _all("convnext_tiny convnext_small convnext_base convnext_large"),
     ),
-    "swin": Family(
-        "Swin",
-        ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
-        _all(
-            "swin_tiny_patch4_window7_224 swin_small_patch4_window7_224 "
-            "swin_base_patch4_window7_224 swin_large_patch4_window7_224"
-        ),
-    ),
     "vit": Family(
         "ViT",
         ("conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
