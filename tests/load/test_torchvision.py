@@ -4,7 +4,6 @@ import pytest
 import torch
 import torchvision
 from torchvision.models import vgg
-from torchvision.models.segmentation.fcn import FCNHead
 
 import transferseg as ts
 from tests.load.files import assert_equal_logits, fed, image, relative, saved
@@ -71,8 +70,7 @@ def test_fcn_with_its_auxiliary_head(fcn):
 
 def test_deeplabv3(tmp_path):
     build_deeplab = torchvision.models.segmentation.deeplabv3_resnet50
-    theirs = build_deeplab(**NONE, num_classes=2)
-    theirs.aux_classifier = FCNHead(1024, 2)
+    theirs = build_deeplab(**NONE, num_classes=2, aux_loss=True)
     theirs.aux_classifier[0] = torch.nn.Conv2d(1024, 8, 3, padding=1, bias=False)
     theirs.aux_classifier[1] = torch.nn.BatchNorm2d(8)
     theirs.aux_classifier[4] = torch.nn.Conv2d(8, 2, 1)
@@ -178,14 +176,29 @@ def test_classifiers_whose_names_are_not_timms(build, encoder, side, tmp_path):
     model, _ = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, side, side))
     assert (model.spec.encoder, model.spec.decoder) == (encoder, {"head": "timm"})
     assert model.spec.input.mean == (0.485, 0.456, 0.406)
-    # The encoder alone goes into a model that is built with the same arguments.
-    options = model.spec.encoder_options
-    segmenter = ts.create_model(
-        "unet", encoder, classes=1, encoder_options=options, weights=tmp_path / "a.pth"
-    )
-    kept = segmenter.encoder.model.state_dict()
-    own = model.encoder.model.state_dict()
-    assert all(torch.equal(kept[key], own[key]) for key in kept)
+
+
+@pytest.mark.parametrize(
+    ("build", "encoder", "options"),
+    [
+        (partial(torchvision.models.mobilenet_v2, width_mult=0.35), "mobilenetv2_035", {}),
+        (
+            torchvision.models.mobilenet_v3_small,
+            "mobilenetv3_small_100",
+            {"arguments": {"bn_eps": 0.001}},
+        ),
+    ],
+)
+def test_their_encoders_go_into_other_models(build, encoder, options, tmp_path):
+    theirs = saved(build(num_classes=3), tmp_path / "a.pth")
+    whole, _ = ts.load_checkpoint(tmp_path / "a.pth")
+    assert whole.spec.encoder_options == options
+    asked = {"classes": 1, "encoder_options": options, "weights": tmp_path / "a.pth"}
+    model = ts.create_model("unet", encoder, **asked).eval()
+    layers = {"mobilenetv2_035": 18, "mobilenetv3_small_100": 13}[encoder]
+    with torch.no_grad():
+        wanted = theirs.features[:layers](image(3, 65, 65))
+        assert relative(model.encoder(image(3, 65, 65))[-1], wanted) < 1e-5
 
 
 def test_swin_gives_its_encoder(tmp_path):

@@ -91,7 +91,7 @@ def _mobilenet_v3(sizes: Sequence[int]) -> FamilyNames:
 
 def _efficientnet(*unwidened: Mapping[str, str]) -> FamilyNames:
     """Of the first stages what their blocks hold; those of the others widen."""
-    inside = {}
+    inside: dict[str, str] = {}
     for stage, names in enumerate(unwidened):
         inside |= _inside(rf"blocks\.{stage}\.\d+", names)
     return FamilyNames(

@@ -96,7 +96,7 @@ def of_another(listing: Listing) -> str | None:
 
 
 def _unet(listing: Listing, findings: Findings, encoder: SmpEncoder) -> Fields:
-    widths = []
+    widths: list[int] = []
     while (key := f"decoder.blocks.{len(widths)}.conv1.0.weight") in listing.shapes:
         widths.append(listing.shapes[key][0])
     if len(widths) != 5:
