@@ -4,6 +4,7 @@ import json
 import runpy
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
@@ -11,6 +12,7 @@ import torchvision
 import transferseg as ts
 from tests.load.files import fed, randomise
 from tests.load.openmmlab import ResNetV1c, Weights, reference
+from tests.models.brain_unet import BrainUNet
 from transferseg.errors import CheckpointError
 from transferseg.load.cli import main
 from transferseg.load.formats import FORMATS
@@ -20,6 +22,8 @@ EXAMPLES = {
     "transferseg": lambda: ts.create_model("unet", "resnet10t", classes=["lung"], in_channels=1),
     "mmseg": lambda: Weights(reference("tiny_fcn_r18")[0]),
     "mmpretrain": lambda: Weights(ResNetV1c().state_dict()),
+    "brain": lambda: BrainUNet(4, 1),
+    "smp": lambda: smp.PSPNet("resnet18", psp_out_channels=8, encoder_weights=None, classes=3),
     "torchvision": lambda: torchvision.models.resnet18(num_classes=3),
     "timm": lambda: timm.create_model("test_efficientnet", num_classes=3),
 }

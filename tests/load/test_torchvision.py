@@ -7,29 +7,12 @@ from torchvision.models import vgg
 
 import transferseg as ts
 from tests.load.files import assert_equal_logits, fed, image, relative, saved
-from tests.models import tiny_timm  # noqa: F401 - registers small models
 from transferseg.errors import CheckpointError, SpecError, TransferError
 from transferseg.load.formats import FORMATS
 from transferseg.load.inspection import examine
 from transferseg.load.listing import Listing, read_listing
 from transferseg.load.loading import build, fill
-from transferseg.load.timm_index import shapes_of
 
-SWIN = {
-    "patch_size": [4, 4],
-    "embed_dim": 16,
-    "depths": [2, 2, 2, 2],
-    "num_heads": [1, 2, 2, 4],
-    "window_size": [3, 3],
-}
-VIT = {
-    "image_size": 224,
-    "patch_size": 16,
-    "num_layers": 12,
-    "num_heads": 3,
-    "hidden_dim": 192,
-    "mlp_dim": 768,
-}
 NONE = {"weights": None, "weights_backbone": None}
 
 
@@ -76,15 +59,26 @@ def test_fcn_with_its_auxiliary_head(fcn):
     theirs, path = fcn
     model, report = assert_equal_logits(theirs, path, image(3, 49, 65), out)
     assert (model.spec.architecture, model.spec.output_stride) == ("fcn", 8)
-    assert set(report.plan.unused) == {k for k in theirs.state_dict() if k.startswith("aux_")}
-    assert "unused 8: the auxiliary head" in str(report)
-    assert [c.fraction for c in report.coverage.values()] == [1.0, 1.0, 1.0]
+    assert (model.spec.auxiliary, dict(report.plan.unused)) == (True, {})
+    assert [c.fraction for c in report.coverage.values()] == [1.0, 1.0, 1.0, 1.0]
+    with torch.no_grad():
+        _, ours = model(image(3, 49, 65), auxiliary=True)
+        assert relative(ours, theirs(image(3, 49, 65))["aux"]) < 1e-5
+    with pytest.raises(CheckpointError, match=r"auxiliary=False was asked for.* say True"):
+        ts.load_checkpoint(path, auxiliary=False)
 
 
 def test_deeplabv3(tmp_path):
     build_deeplab = torchvision.models.segmentation.deeplabv3_resnet50
-    theirs = saved(build_deeplab(**NONE, num_classes=2), tmp_path / "a.pth")
-    _, report = assert_equal_logits(theirs, tmp_path / "a.pth", image(), out)
+    theirs = build_deeplab(**NONE, num_classes=2, aux_loss=True)
+    theirs.aux_classifier[0] = torch.nn.Conv2d(1024, 8, 3, padding=1, bias=False)
+    theirs.aux_classifier[1] = torch.nn.BatchNorm2d(8)
+    theirs.aux_classifier[4] = torch.nn.Conv2d(8, 2, 1)
+    saved(theirs, tmp_path / "a.pth")
+    model, report = assert_equal_logits(theirs, tmp_path / "a.pth", image(), out)
+    assert model.spec.auxiliary == {"channels": 8}
+    with torch.no_grad():
+        assert relative(model(image(), auxiliary=True)[1], theirs(image())["aux"]) < 1e-5
     notes = "\n".join(report.notes)
     assert "assumed rates = [12, 24, 36] (convention)" in notes
     with torch.no_grad():
@@ -159,47 +153,97 @@ def test_a_damaged_file_is_refused_by_its_keys(fcn, tmp_path):
         ts.load_checkpoint(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("mobilenet_v3_small", "MobileNetV3 is not read"),
-        ("swin_v2_t", "Swin V2 is not read"),
-        ("efficientnet_b5", "EfficientNet of these shapes is not read"),
-        ("efficientnet_v2_s", "EfficientNet of these shapes is not read"),
-        ("regnet_y_400mf", "RegNet is not read"),
-        ("alexnet", "AlexNet is not read"),
-    ],
-)
-def test_families_that_are_not_read_are_named(name, told):
-    with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        listing = Listing("a.pth", shapes_of(torchvision.models.get_model(name)), {})
-    info = examine(listing, {}).info
-    assert (info.format, info.spec, info.missing) == ("torchvision", None, f"torchvision's {told}")
+def small_vit(**options):
+    sizes = {"num_layers": 12, "num_heads": 3, "hidden_dim": 192, "mlp_dim": 768}
+    return torchvision.models.VisionTransformer(224, 16, **sizes, **options)
 
 
 @pytest.mark.parametrize(
-    ("make", "ours", "side"),
+    ("build", "encoder", "side"),
     [
-        (torchvision.models.mobilenet_v2, "mobilenetv2_100", 64),
-        (torchvision.models.efficientnet_b0, "efficientnet_b0", 64),
-        (torchvision.models.convnext_tiny, "convnext_tiny", 64),
-        (partial(torchvision.models.SwinTransformer, **SWIN), "tiny_swin", 96),
-        (partial(torchvision.models.VisionTransformer, **VIT), "vit_tiny_patch16_224", 224),
+        (partial(torchvision.models.mobilenet_v2, width_mult=0.35), "mobilenetv2_035", 65),
+        (torchvision.models.mobilenet_v3_small, "mobilenetv3_small_100", 65),
+        (torchvision.models.mobilenet_v3_large, "mobilenetv3_large_100", 65),
+        (torchvision.models.efficientnet_b0, "efficientnet_b0", 65),
+        (torchvision.models.efficientnet_v2_s, "efficientnetv2_s", 65),
+        (torchvision.models.convnext_tiny, "convnext_tiny", 65),
+        (torchvision.models.regnet_y_400mf, "regnety_004", 65),
+        (small_vit, "vit_tiny_patch16_224", 224),
     ],
 )
-def test_names_of_torchvisions_own_become_timms(make, ours, side, tmp_path):
-    theirs = saved(make(num_classes=3), tmp_path / "a.pth")
-    model, report = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, side, side))
-    assert (model.spec.encoder, report.source_format) == (ours, "torchvision")
+def test_classifiers_whose_names_are_not_timms(build, encoder, side, tmp_path):
+    theirs = saved(build(num_classes=3), tmp_path / "a.pth")
+    model, _ = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, side, side))
+    assert (model.spec.encoder, model.spec.decoder) == (encoder, {"head": "timm"})
     assert model.spec.input.mean == (0.485, 0.456, 0.406)
 
 
-def test_such_a_file_is_what_a_segmenter_takes(tmp_path):
-    saved(torchvision.models.mobilenet_v2(num_classes=3), tmp_path / "a.pth")
-    model = ts.create_model("unet", "mobilenetv2_100", classes=2)
-    report = ts.transfer_weights(tmp_path / "a.pth", model)
-    assert report.coverage["encoder"].fraction == 1.0
-    assert {key.split(".")[0] for key in report.plan.unused} == {"features", "classifier"}
+@pytest.mark.parametrize(
+    ("build", "encoder", "options"),
+    [
+        (partial(torchvision.models.mobilenet_v2, width_mult=0.35), "mobilenetv2_035", {}),
+        (
+            torchvision.models.mobilenet_v3_small,
+            "mobilenetv3_small_100",
+            {"arguments": {"bn_eps": 0.001}},
+        ),
+    ],
+)
+def test_their_encoders_go_into_other_models(build, encoder, options, tmp_path):
+    theirs = saved(build(num_classes=3), tmp_path / "a.pth")
     whole, _ = ts.load_checkpoint(tmp_path / "a.pth")
-    taken = model.encoder.model.state_dict()
-    assert all(torch.equal(v, whole.encoder.model.state_dict()[k]) for k, v in taken.items())
+    assert whole.spec.encoder_options == options
+    asked = {"classes": 1, "encoder_options": options, "weights": tmp_path / "a.pth"}
+    model = ts.create_model("unet", encoder, **asked).eval()
+    layers = {"mobilenetv2_035": 18, "mobilenetv3_small_100": 13}[encoder]
+    with torch.no_grad():
+        wanted = theirs.features[:layers](image(3, 65, 65))
+        assert relative(model.encoder(image(3, 65, 65))[-1], wanted) < 1e-5
+
+
+def test_swin_gives_its_encoder(tmp_path):
+    sizes = {"patch_size": [4, 4], "embed_dim": 96, "window_size": [7, 7]}
+    heads = {"depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
+    theirs = torchvision.models.SwinTransformer(**sizes, **heads, num_classes=2)
+    saved(theirs, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="multiples of 224 alone; its encoder goes into"):
+        ts.load_checkpoint(tmp_path / "a.pth")
+    name = "swin_tiny_patch4_window7_224"
+    model = ts.create_model("upernet", name, classes=2, channels=8, weights=tmp_path / "a.pth")
+    with torch.no_grad():
+        deepest = model.eval().encoder(image(3, 224, 224))[-1].permute(0, 2, 3, 1)
+        pooled = theirs.norm(deepest).mean(dim=(1, 2))
+        assert relative(theirs.head(pooled), theirs(image(3, 224, 224))) < 1e-5
+
+
+def listing_of(build):
+    with torch.device("meta"):
+        state = build().state_dict()
+    return Listing(
+        "a.pth",
+        {key: tuple(value.shape) for key, value in state.items()},
+        {key: value.dtype for key, value in state.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("swin_t", "Swin"),
+        ("swin_v2_t", "Swin V2"),
+        ("mnasnet0_5", "MNASNet"),
+        ("shufflenet_v2_x0_5", "ShuffleNetV2"),
+        ("squeezenet1_0", "SqueezeNet"),
+        ("alexnet", "AlexNet"),
+    ],
+)
+def test_families_that_are_not_read_are_named(name, told):
+    info = examine(listing_of(partial(torchvision.models.get_model, name)), {}).info
+    assert (info.format, info.spec) == ("torchvision", None)
+    assert f"torchvision's {told} is not read" in info.missing
+
+
+def test_sizes_that_timm_has_not_are_refused_by_name():
+    build = partial(torchvision.models.mobilenet_v2, width_mult=0.6)
+    info = examine(listing_of(build), {}).info
+    assert "names of torchvision's MobileNetV2, but its shapes" in info.missing

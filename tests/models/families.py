@@ -49,7 +49,9 @@ SMALL = {
     "deeplabv3plus": {"channels": 16},
     "fcn": {"channels": 16},
     "psp": {"channels": 16},
+    "psp_smp": {"channels": 16},
     "upernet": {"channels": 16},
+    "upernet_smp": {"channels": 16},
 }
 
 

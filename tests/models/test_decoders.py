@@ -22,6 +22,9 @@ HEADS = ["fcn", "psp", "deeplabv3", "deeplabv3plus", "upernet"]
         ("deeplabv3plus", {}, [1, 4]),
         ("deeplabv3plus", {"maps": 2}, [1, 3, 4]),
         ("upernet", {}, [1, 2, 3, 4]),
+        ("psp_smp", {}, [4]),
+        ("psp_smp", {"stride": 8}, [2]),
+        ("upernet_smp", {}, [1, 2, 3, 4]),
     ],
 )
 def test_a_decoder_says_which_maps_it_reads(architecture, options, read):

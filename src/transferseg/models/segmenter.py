@@ -13,7 +13,9 @@ from transferseg.models.auxiliary import AuxiliaryHead
 from transferseg.models.base import SpecModel
 from transferseg.models.decoders import DECODERS, check_options, option_names
 from transferseg.models.decoders.base import conv_head
+from transferseg.models.depth import encoder_stages
 from transferseg.models.encoders import Encoder
+from transferseg.models.freezing import UNREAD
 from transferseg.spec import ModelSpec
 
 
@@ -57,6 +59,15 @@ class Segmenter(SpecModel):
         read = self.decoder.reads or tuple(range(len(self.encoder.channels)))
         also = () if self.auxiliary_head is None else self.auxiliary_head.reads
         self.encoder.freeze_unread((*read, *also))
+        self._rest_below(max(index % len(self.encoder.channels) for index in (*read, *also)))
+
+    def _rest_below(self, deepest: int) -> None:
+        """Stop the gradient of what serves only maps deeper than any that is read."""
+        if deepest == len(self.encoder.channels) - 1:
+            return
+        for name in (name for stage in encoder_stages(self)[deepest + 1 :] for name in stage):
+            self.get_parameter(name).requires_grad_(False)
+            vars(self.get_submodule(name.rpartition(".")[0]))[UNREAD] = True
 
     def _reads_pyramid(self) -> bool:
         return DECODERS[self.spec.architecture].reads is None

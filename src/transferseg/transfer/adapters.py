@@ -224,6 +224,27 @@ class ClassRows(Adapter):
         return len(self._common) * prod(target[1:])
 
 
+@dataclass(frozen=True)
+class SameValues(Adapter):
+    """The same values in a shape that differs in ones alone: a linear layer as a 1x1 convolution.
+
+    Example:
+        >>> SameValues().fits((4, 2), (4, 2, 1, 1)), SameValues().fits((4, 2), (2, 4))
+        (True, False)
+    """
+
+    name: str = field(default="same_values", init=False)
+    note: str = field(default="the same values, ones in the shape added or left out", init=False)
+
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """The same sides in the same order, ones apart."""
+        return [n for n in source if n != 1] == [n for n in target if n != 1]
+
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        return source.reshape(target.shape)
+
+
 def class_rows(
     source_classes: Sequence[str],
     target_classes: Sequence[str],

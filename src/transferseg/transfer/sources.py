@@ -10,7 +10,7 @@ from functools import cache
 
 from transferseg.transfer.adapters import Adapter
 from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES, TELLING
-from transferseg.transfer.torchvision import FAMILIES, Flatten
+from transferseg.transfer.torchvision_names import FAMILY_NAMES
 
 ENCODER_PREFIX = "encoder.model."
 #: What an encoder has beside timm's model: a ViT's pyramid, the norms of Swin's maps.
@@ -117,16 +117,45 @@ SOURCES: dict[str, SourceFormat] = {
         reasons=COMPUTED,
         telling=TELLING,
     ),
+    # The U-Net for brain MRI (Buda 2019), which is ours over the plain encoder.
+    "brain": SourceFormat(
+        "brain",
+        {"conv.": "head."},
+        rules={
+            **{rf"^encoder{k}\.enc{k}": f"{ENCODER_PREFIX}stages.{k - 1}." for k in range(1, 5)},
+            r"^bottleneck\.bottleneck": f"{ENCODER_PREFIX}stages.4.",
+            r"^upconv(\d)\.": r"ups.\1.",
+            r"^decoder(\d)\.dec\dconv(\d)\.": r"blocks.\1.conv\2.0.",
+            r"^decoder(\d)\.dec\dnorm(\d)\.": r"blocks.\1.conv\2.1.",
+            **{rf"^(ups|blocks)\.{k}\.": rf"decoder.\1.{4 - k}." for k in range(1, 5)},
+        },
+        leave=("*.num_batches_tracked",),
+    ),
+    # segmentation-models-pytorch: its own encoders stand behind `encoder.`, timm's ("tu-") behind
+    # `encoder.model.`, where timm's wrapper makes `stages.0` into `stages_0`.
+    "smp": SourceFormat(
+        "smp",
+        {"segmentation_head.0.": "head."},
+        leave=("*.num_batches_tracked", *BESIDE),
+        rules={
+            r"^encoder\.(?!model\.)": ENCODER_PREFIX,
+            r"^encoder\.model\.model\.": ENCODER_PREFIX,
+            r"^encoder\.model\.([a-z]+)_(\d+)\.": rf"{ENCODER_PREFIX}\1.\2.",
+            r"^encoder\.model\.features_(\w+)\.": rf"{ENCODER_PREFIX}features.\1.",
+        },
+        reasons={"classification_head.*": "a classification head on the encoder"},
+    ),
     **{
-        f"torchvision {family}": SourceFormat(
-            f"torchvision {family}",
+        f"torchvision_{family}": SourceFormat(
+            f"torchvision_{family}",
             {"": ENCODER_PREFIX},
+            unused=("classifier.*", "heads.*", "head.*", "fc.*"),
             leave=("*.num_batches_tracked", *BESIDE),
-            rules=rules,
-            adapters={"*.layer_scale": Flatten()},
-            reasons={"*.relative_position_index": "a table that is computed again"},
+            rules=names.rules,
+            adapters=names.adapters,
+            reasons=dict.fromkeys(names.recomputed, "a table that is computed again"),
         )
-        for family, rules in FAMILIES.items()
+        for family, names in FAMILY_NAMES.items()
     },
 }
 

@@ -1,9 +1,11 @@
 """Formats by name; adding one = a file, a line here, a line in the docs."""
 
 from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
+from transferseg.load.formats.brain import BrainFormat
 from transferseg.load.formats.mmpretrain import MMPretrainFormat
 from transferseg.load.formats.mmseg import MMSegFormat
 from transferseg.load.formats.own import OwnFormat
+from transferseg.load.formats.smp import SmpFormat
 from transferseg.load.formats.timm import TimmFormat
 from transferseg.load.formats.torchvision import TorchvisionFormat
 
@@ -16,6 +18,8 @@ FORMATS: dict[str, Format] = {
         OwnFormat(),
         MMSegFormat(),
         MMPretrainFormat(),
+        BrainFormat(),
+        SmpFormat(),
         TorchvisionFormat(),
         TimmFormat(),  # last: its names are shared by files of others, which know more of them
     )

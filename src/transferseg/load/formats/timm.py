@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,17 +54,19 @@ def describe(
     found: Sequence[str],
     encoder: str | None,
     *,
-    expected: tuple[InputSpec, str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    expected: Callable[[int], tuple[InputSpec, str]] | None = None,
 ) -> Description:
-    """The classifier of a listing in timm's names; torchvision's go this way too.
+    """The classifier of a listing in timm's names; torchvision's shared names go this way too.
 
     Args:
         listing: what the file holds.
         findings: what keywords decide.
         found: encoders that fit.
         encoder: the chosen one, None where several remain.
-        expected: the input that such weights expect, and the sentence that says so; by default that
-            of timm's weights.
+        arguments: of timm's builder, where the encoder is not timm's own in everything.
+        expected: number of channels -> the input that the ecosystem's weights expect, and why;
+            by default the statistics of timm's weights.
     """
     any_name = encoder or found[0]
     count = encoders.head_shape(any_name, listing.shapes)
@@ -76,15 +78,20 @@ def describe(
     if not count:
         return Description(ENCODER_ONLY, encoder, 0, channels)
     names = listing.config().get("label_names")
+    options = {"arguments": dict(arguments)} if arguments else {}
     why = f"the statistics of timm's weights of {encoder!r}"
-    usual, why = expected or (encoders.statistics(encoder, channels), why)
+    if expected is None:
+        given = encoders.statistics(encoder, channels)
+    else:
+        given, why = expected(channels)
     spec = findings.spec(
         "classifier",
         encoder,
         findings.classes(count, names if isinstance(names, list) else None),
-        usual,
+        given,
         input_why=why,
         input_metadata=stated_input(listing, channels),
+        encoder_options=findings.fixed("encoder_options", options),
         decoder={} if linear(encoder) else {"head": "timm"},
     )
     return Description("classifier", encoder, count, channels, spec)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import prod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from transferseg.load import encoders
 from transferseg.load.findings import Findings
 from transferseg.load.formats import timm as timm_format
 from transferseg.load.formats.base import Description, Format
+from transferseg.load.formats.torchvision_families import (
+    describe_family,
+    expected_input,
+    family_naming,
+    family_of,
+)
 from transferseg.load.listing import Listing, Shape
 from transferseg.load.timm_index import models_of
-from transferseg.spec import InputSpec, ModelSpec
-from transferseg.transfer import SOURCES, SourceFormat
+from transferseg.spec import ModelSpec
+from transferseg.transfer import SourceFormat
 from transferseg.transfer.sources import ENCODER_PREFIX
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-INPUT_WHY = "torchvision's weights expect ImageNet's statistics"
 #: torchvision's classifiers whose names are timm's.
 SHARED = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -30,23 +33,23 @@ SHARED = (
 NOT_READ: Mapping[str, tuple[str, ...]] = {
     "LRASPP": ("backbone.0.0.weight", "classifier.low_classifier.weight"),
     "DeepLabV3 over MobileNetV3": ("backbone.0.0.weight", "classifier.0.convs.0.0.weight"),
-    "MobileNetV3": ("features.0.0.weight", "features.1.block.0.0.weight"),
+    "Swin": ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
     "Swin V2": ("features.0.0.weight", "features.1.0.attn.logit_scale"),
-    "RegNet": ("stem.0.weight", "trunk_output.block1.block1-0.proj.0.weight"),
+    "MaxViT": ("stem.0.0.weight", "blocks.0.layers.0.layers.MBconv.layers.pre_norm.weight"),
+    "MNASNet": ("layers.0.weight", "layers.8.0.layers.0.weight"),
+    "ShuffleNetV2": ("conv1.0.weight", "stage2.0.branch1.0.weight", "conv5.0.weight"),
+    "SqueezeNet": ("features.0.weight", "features.3.squeeze.weight"),
+    "GoogLeNet": ("conv1.conv.weight", "inception3a.branch1.conv.weight"),
+    "Inception V3": ("Conv2d_1a_3x3.conv.weight", "Mixed_5b.branch1x1.conv.weight"),
     "AlexNet": ("features.10.weight", "classifier.1.weight", "classifier.6.weight"),
 }
-#: Families of other names than timm's that are read -> keys that together only they have.
-TRANSLATED: Mapping[str, tuple[str, ...]] = {
-    "MobileNetV2": ("features.0.0.weight", "features.1.conv.0.0.weight"),
-    "EfficientNet": ("features.0.0.weight", "features.1.0.block.0.0.weight"),
-    "ConvNeXt": ("features.0.0.weight", "features.1.0.layer_scale"),
-    "Swin": ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
-    "ViT": ("conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
+WHY: Mapping[str, str] = {
+    "Swin": (
+        ": it pads its maps before it shifts them and timm's after, so that the two agree on sides "
+        "that are multiples of 224 alone; its encoder goes into another model, create_model(..., "
+        "weights=path)"
+    )
 }
-#: How timm's models begin that compute something else than torchvision's of the same shapes.
-ALTERED = ("tf_", "efficientnet_blur_")
-#: How timm's models end whose batch norms have another epsilon than torchvision's.
-OTHER_EPSILON = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
 #: architecture of ours -> prefixes of torchvision's head -> ours.
 HEADS: Mapping[str, Mapping[str, str]] = {
     "fcn": {
@@ -62,20 +65,23 @@ HEADS: Mapping[str, Mapping[str, str]] = {
     },
     "classifier": {"classifier.": "head.", "features.": f"{ENCODER_PREFIX}features."},
 }
-AUXILIARY = {"aux_classifier.*": "the auxiliary head, which serves training alone"}
+#: prefixes of torchvision's auxiliary head -> ours.
+AUXILIARY = {
+    "aux_classifier.0.": "auxiliary_head.decoder.convs.0.conv.",
+    "aux_classifier.1.": "auxiliary_head.decoder.convs.0.bn.",
+    "aux_classifier.4.": "auxiliary_head.head.",
+}
 
 
 @dataclass(frozen=True)
 class TorchvisionFormat(Format):
-    """Classifiers in timm's names or in torchvision's own, and segmentation over ResNets."""
+    """Classifiers in the names that timm shares, VGG's, and segmentation models over ResNets."""
 
     name: str = field(default="torchvision", init=False)
 
     def detect(self, listing: Listing) -> bool:
         """`backbone.` with a segmentation head, VGG's linear layers, or names that timm shares."""
-        if _segments(listing) or _is_vgg(listing):
-            return True
-        if _family(listing, TRANSLATED) or _family(listing, NOT_READ):
+        if _segments(listing) or _is_vgg(listing) or _not_read(listing) or family_of(listing):
             return True
         if timm_format.named(listing) is not None:
             return False
@@ -83,14 +89,15 @@ class TorchvisionFormat(Format):
 
     def describe(self, listing: Listing, findings: Findings) -> Description:
         """A classifier, or the segmentation model that the head's names tell."""
-        if family := _family(listing, NOT_READ):
-            return Description(None, missing=f"torchvision's {family} is not read")
+        if family := _not_read(listing):
+            why = WHY.get(family, "")
+            return Description(None, missing=f"torchvision's {family} is not read{why}")
         if _segments(listing):
             return _segmenter(listing, findings)
         if _is_vgg(listing):
             return _vgg(listing, findings)
-        if family := _family(listing, TRANSLATED):
-            return _translated(listing, findings, family)
+        if (name := family_of(listing)) is not None:
+            return describe_family(listing, findings, name)
         found = encoders.candidates(listing.shapes)
         encoder = findings.encoder(
             found,
@@ -98,19 +105,18 @@ class TorchvisionFormat(Format):
             why="torchvision has no other",
             also=sorted(set(models_of(listing.shapes)) - set(found)),
         )
-        return _classifier(listing, findings, found, encoder)
+        return timm_format.describe(listing, findings, found, encoder, expected=expected_input)
 
     def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
-        """The encoder's names are timm's or become them; the head's become ours."""
-        if family := _family(listing, TRANSLATED):
-            return replace(SOURCES[f"torchvision {family}"], name=self.name)
+        """The encoder's names are timm's, or become them; the head's become ours."""
+        if (family := family_of(listing)) is not None:
+            return family_naming(family)
         if spec.architecture == "classifier" and spec.decoder.get("head") != "vgg":
             return timm_format.naming(self.name, spec)
         return SourceFormat(
             self.name,
-            {**HEADS[spec.architecture], "backbone.": ENCODER_PREFIX},
+            {**HEADS[spec.architecture], **AUXILIARY, "backbone.": ENCODER_PREFIX},
             leave=("*.num_batches_tracked",),
-            reasons=AUXILIARY,
         )
 
 
@@ -125,12 +131,21 @@ def _is_vgg(listing: Listing) -> bool:
     return listing.has("features.0.weight", *linear) and len(listing.shapes[linear[0]]) == 2
 
 
-def _family(listing: Listing, families: Mapping[str, tuple[str, ...]]) -> str | None:
-    return next((family for family, keys in families.items() if listing.has(*keys)), None)
+def _not_read(listing: Listing) -> str | None:
+    return next((family for family, keys in NOT_READ.items() if listing.has(*keys)), None)
 
 
-def _input(channels: int) -> InputSpec:
-    return InputSpec.from_statistics(MEAN, STD, channels=channels)
+def _auxiliary(listing: Listing, read: int) -> bool | dict[str, int]:
+    """Whether there is an auxiliary head, and how wide where it is not a quarter of what it reads.
+
+    Args:
+        listing: of a segmentation model.
+        read: channels of the deepest feature map; the auxiliary head's map has half of them.
+    """
+    if not listing.has("aux_classifier.0.weight"):
+        return False
+    width = listing.shapes["aux_classifier.0.weight"][0]
+    return True if width == read // 8 else {"channels": width}
 
 
 def _choose(findings: Findings, body: Mapping[str, Shape]) -> str | None:
@@ -160,41 +175,19 @@ def _segmenter(listing: Listing, findings: Findings) -> Description:
         options |= {"num_convs": 1, "concat": False}
     else:
         options["rates"] = findings.open("rates", [12, 24, 36], why=why)
+    given, input_why = expected_input(channels)
     spec = findings.spec(
         architecture,
         encoder,
         findings.classes(count),
-        _input(channels),
-        input_why=INPUT_WHY,
+        given,
+        input_why=input_why,
+        auxiliary=findings.fixed("auxiliary", _auxiliary(listing, first[1])),
         output_stride=findings.open("output_stride", 8, why=why),
         dilation=findings.open("dilation", "timm", why="torchvision's way, which timm's is"),
         decoder=options,
     )
     return Description(architecture, encoder, count, channels, spec)
-
-
-def _translated(listing: Listing, findings: Findings, family: str) -> Description:
-    """A classifier in names of torchvision's own: that of timm which has all of it."""
-    scheme = SOURCES[f"torchvision {family}"]
-    shapes = {}
-    for key, shape in listing.shapes.items():
-        name = scheme.target_key(key).removeprefix(ENCODER_PREFIX)
-        shapes[name] = shape if scheme.adapter_for(key) is None else (prod(shape),)
-    found = [name for name in encoders.candidates(shapes) if not name.endswith(OTHER_EPSILON)]
-    if not found:
-        return Description(None, missing=f"torchvision's {family} of these shapes is not read")
-    also = [name for name in models_of(shapes) if name not in found]
-    usual = next((name for name in found if not name.startswith(ALTERED)), None)
-    encoder = findings.encoder(found, convention=usual, why="torchvision has no other", also=also)
-    return _classifier(replace(listing, shapes=shapes), findings, found, encoder)
-
-
-def _classifier(
-    listing: Listing, findings: Findings, found: Sequence[str], encoder: str | None
-) -> Description:
-    channels = encoders.stem_channels(encoder or found[0], listing.shapes)
-    expected = (_input(channels), INPUT_WHY)
-    return timm_format.describe(listing, findings, found, encoder, expected=expected)
 
 
 def _vgg(listing: Listing, findings: Findings) -> Description:
@@ -203,12 +196,13 @@ def _vgg(listing: Listing, findings: Findings) -> Description:
     count, channels = listing.shapes["classifier.6.weight"][0], body["features.0.weight"][1]
     if encoder is None:
         return Description("classifier", None, count, channels, missing="its VGG is not known")
+    given, input_why = expected_input(channels)
     spec = findings.spec(
         "classifier",
         encoder,
         findings.classes(count),
-        _input(channels),
-        input_why=INPUT_WHY,
+        given,
+        input_why=input_why,
         decoder={
             "head": "vgg",
             "head_width": findings.fixed("head_width", listing.shapes["classifier.0.weight"][0]),

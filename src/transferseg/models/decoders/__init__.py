@@ -13,8 +13,10 @@ from transferseg.models.decoders.deeplabv3 import DeepLabV3Decoder
 from transferseg.models.decoders.deeplabv3plus import DeepLabV3PlusDecoder
 from transferseg.models.decoders.fcn import FCNDecoder
 from transferseg.models.decoders.psp import PSPDecoder
+from transferseg.models.decoders.psp_smp import SmpPSPDecoder
 from transferseg.models.decoders.unet import UNetDecoder
 from transferseg.models.decoders.upernet import UPerNetDecoder
+from transferseg.models.decoders.upernet_smp import SmpUPerNetDecoder
 
 #: architecture name -> decoder class, called as `(channels, strides, **options)`
 DECODERS: dict[str, type[Decoder]] = {
@@ -24,7 +26,9 @@ DECODERS: dict[str, type[Decoder]] = {
     "deeplabv3plus": DeepLabV3PlusDecoder,
     "fcn": FCNDecoder,
     "psp": PSPDecoder,
+    "psp_smp": SmpPSPDecoder,
     "upernet": UPerNetDecoder,
+    "upernet_smp": SmpUPerNetDecoder,
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.transfer import Adapter, ZeroSkipSlice
 
 Upsampling: TypeAlias = Literal["nearest", "transposed", "bilinear"]
+Rounding: TypeAlias = Literal["up", "down"]
 #: of the blocks at strides 16, 8, 4, 2 and 1
 USUAL_CHANNELS = (256, 128, 64, 32, 16)
 
@@ -45,12 +45,15 @@ class UNetDecoder(Decoder):
         full_resolution_skip: whether a feature map at stride 1 (VGG has one) is a skip too; smp's
             U-Net leaves it out.
         center: two convolutions on the deepest map first, as smp has over VGG.
+        rounding: "up" or "down": of an odd side, at strides where the encoder has no map that tells
+            the size; "down" in smp.
         num_convs: 3x3 convolutions after the last block, of its channels; MMSegmentation's FCN head
             over its U-Net has 1. With some the head is 1x1.
         dropout: of whole channels, before the head, 0 to below 1.
 
     Raises:
-        SpecError: `channels` that do not fit, an unknown `upsampling`, or a value out of range.
+        SpecError: `channels` that do not fit, an unknown `upsampling` or `rounding`, or a value out
+            of range.
 
     Source: Ronneberger 2015, with padded convolutions and batch norm; layout and names of
     segmentation-models-pytorch, whose U-Net of the same weights gives the same logits (proved in
@@ -71,6 +74,7 @@ class UNetDecoder(Decoder):
         skips: bool = True,
         full_resolution_skip: bool = True,
         center: bool = False,
+        rounding: Rounding = "up",
         num_convs: int = 0,
         dropout: float = 0.0,
     ) -> None:
@@ -80,6 +84,9 @@ class UNetDecoder(Decoder):
                 "unet needs num_convs from 0 and a dropout from 0 to below 1; "
                 f"got num_convs={num_convs}, dropout={dropout}."
             )
+        if rounding not in get_args(Rounding):
+            raise SpecError(unknown_name("rounding", rounding, get_args(Rounding)))
+        self.rounding = rounding
         plain = tuple(encoder_strides) == PLAIN_STRIDES
         self.strides = [2**power for power in reversed(range(encoder_strides[-1].bit_length() - 1))]
         mirrored = list(encoder_channels[-2::-1])
@@ -124,7 +131,8 @@ class UNetDecoder(Decoder):
     ) -> Tensor:
         """One block: what has come up so far -> the same at the next stride, the skip in it."""
         stride = self.strides[index]
-        height, width = ceil(size[0] / stride), ceil(size[1] / stride)
+        added = stride - 1 if self.rounding == "up" else 0
+        height, width = ((side + added) // stride for side in size)
         skip = None
         if stride in self.skip_strides:
             feature = features[self.feature_of[stride]]
