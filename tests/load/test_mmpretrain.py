@@ -30,7 +30,7 @@ def test_a_resnet_with_three_convolutions_first(arguments, prefix, head, tmp_pat
 
 def test_a_resnet_in_torchvisions_names(tmp_path):
     net = torchvision.models.resnet
-    theirs = randomise(net.ResNet(net.Bottleneck, [1, 1, 1, 1], num_classes=4, groups=4))
+    theirs = randomise(net.ResNet(net.BasicBlock, [1, 1, 1, 1], num_classes=4))
     names = {k: f"head.{k}" if k.startswith("fc.") else f"backbone.{k}" for k in
              theirs.state_dict()}  # fmt: skip
     state = {names[key]: value for key, value in theirs.state_dict().items()}

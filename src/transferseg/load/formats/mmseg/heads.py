@@ -281,19 +281,26 @@ def auxiliary_of(given: Given, classes: int) -> tuple[dict[str, Any], str]:
     Args:
         given: of `auxiliary_head.`.
         classes: rows of the main head.
+
+    Raises:
+        NotBuiltError: an FCN head that is not whole, or does not fit the others.
     """
     part, body = given.part, given.body
-    keys = rf"{LAST}(convs\.\d+|conv_cat){CONV}"
+    if given.findings.asked.get("auxiliary") is False:
+        given.findings.open("auxiliary", False, why="")
+        return {}, "given by the caller"
     try:
-        part.refuse_strangers(keys, "an auxiliary FCN head")
-        channels, read, kernel, _ = part.of("convs.0.conv.weight", 4)
-        rows = part.of("conv_seg.weight", 4)[0]
+        part.refuse_strangers(rf"{LAST}(convs\.\d+|conv_cat){CONV}", "an auxiliary FCN head")
     except NotBuiltError as refused:
         return {}, str(refused)
     if body.kind == "unet":
         return {}, "it reads a map of the U-Net's decoder"
-    if rows != classes:
-        return {}, f"it has {rows} classes, the main head {classes}"
+    channels, read, kernel, _ = part.of("convs.0.conv.weight", 4)
+    if (rows := part.of("conv_seg.weight", 4)[0]) != classes:
+        raise NotBuiltError(
+            f"{part.prefix}conv_seg.weight has {rows} classes, the main head {classes}: to leave "
+            "it out say auxiliary=False"
+        )
     options = {
         "channels": channels,
         "num_convs": part.count("convs.{}.conv.weight"),
@@ -304,7 +311,10 @@ def auxiliary_of(given: Given, classes: int) -> tuple[dict[str, Any], str]:
         return options, ""
     fitting = [i - 4 for i, width in enumerate(body.channels[-4:]) if width == read]
     if not fitting:
-        return {}, f"it reads a map of {read} channels"
+        raise NotBuiltError(
+            f"{part.prefix}convs.0.conv.weight reads {read} channels, but the maps have "
+            f"{body.channels}: to leave it out say auxiliary=False"
+        )
     index = fitting[0]
     if len(fitting) > 1:
         said = given.hints.whole("auxiliary_head", "in_index")

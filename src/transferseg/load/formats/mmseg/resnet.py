@@ -49,6 +49,8 @@ def read_resnet(part: Part, findings: Findings, hints: Hints) -> Body:  # noqa: 
     depths = tuple(part.count(f"layer{stage}.{{}}.conv1.weight") for stage in (1, 2, 3, 4))
     last = "conv3" if bottleneck else "conv2"
     channels = tuple(part.of(f"layer{stage}.0.{last}.weight", 4)[0] for stage in (1, 2, 3, 4))
+    if bottleneck and any(width % 4 for width in channels):
+        raise NotBuiltError(f"{part.prefix}layer*.0.conv3.weight give {channels} maps, no fourfold")
     planes = [width // 4 for width in channels] if bottleneck else list(channels)
     suffix, arguments, in_channels = _stem(part)
     name, more = _named(bottleneck, depths, suffix, arguments, _groups(part, planes, bottleneck))
@@ -72,11 +74,20 @@ def _stem(part: Part) -> tuple[str, dict[str, Any], int]:
 
 
 def _groups(part: Part, planes: list[int], bottleneck: bool) -> tuple[int, int]:
-    """Groups of the 3x3 convolutions, and how wide one is at 64 planes."""
+    """Groups of the 3x3 convolutions, and how wide one is at 64 planes.
+
+    Raises:
+        NotBuiltError: no number of groups.
+    """
     if not bottleneck:
         return 1, 64
     width, inner, *_ = part.of("layer1.0.conv2.weight", 4)
     groups = width // inner
+    if groups * inner != width:
+        raise NotBuiltError(
+            f"{part.prefix}layer1.0.conv2.weight has {width} maps of {inner} channels each, which "
+            "is no number of groups"
+        )
     return groups, width * 64 // (planes[0] * groups)
 
 
