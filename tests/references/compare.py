@@ -28,20 +28,38 @@ def relative(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def load(name, architecture, encoder, renames, encoder_options=NARROW, **options):
-    """The network of a reference, every one of its tensors loaded."""
-    weights = build(read_keys(FOLDER / f"{name}.keys.txt"))
-    reference = torch.load(FOLDER / f"{name}.ref.pt", weights_only=True)
+def load(
+    name,
+    architecture,
+    encoder,
+    renames,
+    encoder_options=NARROW,
+    values=None,
+    folder=FOLDER,
+    **options,
+):
+    """The network of a reference, every one of its tensors loaded.
+
+    `values`: pattern on our keys -> function of a tensor. Swin's indices, which timm computes, are
+    left out, and with `auxiliary=False` the auxiliary head.
+    """
+    weights = build(read_keys(folder / f"{name}.keys.txt"))
+    reference = torch.load(folder / f"{name}.ref.pt", weights_only=True)
     assert sha(weights) == reference["sha256"]
     options |= {"classes": reference["classes"], "encoder_options": encoder_options}
-    if any(key.startswith("auxiliary_head.") for key in weights):
-        options.setdefault("auxiliary", {"channels": 4})
+    extra = any(key.startswith("auxiliary_head.") for key in weights)
+    options.setdefault("auxiliary", {"channels": 4} if extra else False)
     model = ts.create_model(architecture, encoder, **options)
     state = {}
     for key, value in weights.items():
-        for pattern, replacement in {**RESNET, **renames}.items():
-            key = re.sub(pattern, replacement, key)
-        state[key] = value
+        if key.startswith("auxiliary_head.") and not options["auxiliary"]:
+            continue
+        if not key.endswith("relative_position_index"):
+            for pattern, replacement in {**RESNET, **renames}.items():
+                key = re.sub(pattern, replacement, key)
+            for pattern, function in (values or {}).items():
+                value = function(value) if re.search(pattern, key) else value
+            state[key] = value
     model.load_state_dict(state, strict=True)
     return model.eval(), reference
 

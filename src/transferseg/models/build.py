@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError, some
 from transferseg.models.dilation import built_by_timm, mend
+from transferseg.models.openmmlab import adopt, arguments_of, check_style, vit_maps
 from transferseg.models.plain import PLAIN, PlainEncoder
+from transferseg.models.plain_vit import PlainOptions
 from transferseg.models.variant import Variant
 from transferseg.models.windows import let_windows_follow
 
@@ -38,16 +40,16 @@ def build(
     in_channels: int,
     output_stride: int,
     pretrained: bool | str = False,
-    layers: Sequence[int] | None = None,
+    plain: PlainOptions | None = None,
 ) -> Any:  # noqa: ANN401 - a timm model
     """A timm model, or a plain encoder, without what no feature map needs.
 
     Args:
-        variant: its name and arguments.
+        variant: its name, arguments and style.
         in_channels: channels of the image.
         output_stride: 32, or 16 or 8 by dilation.
         pretrained: False, True or a tag, as timm takes them.
-        layers: of a plain ViT, the blocks after which maps are taken.
+        plain: of a plain ViT, how its maps become an encoder's.
 
     Raises:
         SpecError: arguments or weights with which it cannot be built.
@@ -65,11 +67,15 @@ def build(
     if not built_by_timm(model_class) and not pretrained:
         # VGG's fully connected layers (100 million values) are built and pruned: keep them thin.
         options["mlp_ratio"] = 1 / 4096
-    model = _from_timm(variant, in_channels, pretrained, options | variant.arguments)
-    prune(model, layers)
+    options |= arguments_of(variant.style, model_class) | variant.arguments
+    model = _from_timm(variant, in_channels, pretrained, options)
+    prune(model, plain)
     if output_stride != 32:
         mend(model, output_stride)
-    let_windows_follow(model)
+    if variant.style == "mmseg":
+        adopt(model, variant.name)
+    else:
+        let_windows_follow(model)
     return model
 
 
@@ -155,6 +161,7 @@ def whole(variant: Variant) -> tuple[type[nn.Module], tuple[tuple[str, tuple[int
             raise
         known = inspect.signature(whole(Variant(variant.name))[0]).parameters
         raise variant.refused(error, tuple(known)) from error
+    check_style(variant.style, variant.name, type(model))
     shapes = ((key, tuple(value.shape)) for key, value in model.state_dict().items())
     return type(model), tuple(shapes)
 
@@ -167,10 +174,15 @@ def pruned_keys(variant: Variant, model: nn.Module) -> tuple[str, ...]:
     return tuple(key for key, _ in whole(variant)[1] if key not in kept)
 
 
-def prune(model: Any, layers: Sequence[int] | None) -> None:  # noqa: ANN401 - a timm model
+def prune(model: Any, plain: PlainOptions | None) -> None:  # noqa: ANN401 - a timm model
     """Drop what no feature map needs: heads, and blocks after the last layer."""
-    wanted = None if layers is None else list(layers)
-    model.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+    wanted = None if plain is None else list(plain.layers)
+    norm = plain is not None and plain.final_norm
+    model.prune_intermediate_layers(wanted, prune_norm=not norm, prune_head=True)
+    if norm and isinstance(model.norm, nn.Identity):
+        raise SpecError("this ViT has no final norm; leave final_norm out.")
+    if plain is not None and not plain.patch_bias:
+        model.patch_embed.proj.register_parameter("bias", None)
     leftovers = ["pre_logits", "head", "conv_head"]
     if hasattr(model, "conv_head"):  # whose norm it is; elsewhere "bn2" is the stem's
         leftovers.append("bn2")
@@ -185,8 +197,11 @@ def intermediates(
     model: Any,  # noqa: ANN401 - a timm model
     image: Tensor,
     layers: Sequence[int] | None = None,
+    style: str = "timm",
 ) -> list[Tensor]:
     """The feature maps; of HRNet its branches, without the stem's."""
+    if style == "mmseg" and layers is not None:
+        return vit_maps(model, image, layers)
     if isinstance(model, HighResolutionNet):
         layers = range(1, model.num_branches + 1)
     chosen = {} if layers is None else {"indices": list(layers)}

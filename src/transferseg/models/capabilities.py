@@ -24,6 +24,7 @@ from transferseg.models.build import (
     pruned_keys,
     whole,
 )
+from transferseg.models.openmmlab import check_style
 from transferseg.models.plain import PLAIN, plain_channels
 from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.models.plain_vit import PlainViT, plain_options
@@ -64,7 +65,7 @@ class EncoderCapabilities:
 
 
 def encoder_capabilities(
-    name: str, arguments: Mapping[str, Any] | None = None
+    name: str, arguments: Mapping[str, Any] | None = None, *, style: str = "timm"
 ) -> EncoderCapabilities:
     """What an encoder can do; built and run once a process, with small random weights on the CPU.
 
@@ -73,6 +74,7 @@ def encoder_capabilities(
     Args:
         name: a name of `list_encoders()`.
         arguments: of timm's builder, as the encoder option "arguments" gives them.
+        style: "timm" or "mmseg", as the encoder option "style" gives it.
 
     Raises:
         SpecError: timm has no such model or argument, or it gives no pyramid of feature maps for
@@ -84,7 +86,7 @@ def encoder_capabilities(
         >>> encoder_capabilities("resnet18", {"channels": [8, 16, 32, 64]}).channels
         (64, 8, 16, 32, 64)
     """
-    return _describe(Variant.of(name, arguments))
+    return _describe(Variant.of(name, arguments, style))
 
 
 def capabilities_with(name: str, options: Mapping[str, Any]) -> EncoderCapabilities:
@@ -94,13 +96,15 @@ def capabilities_with(name: str, options: Mapping[str, Any]) -> EncoderCapabilit
         >>> capabilities_with("plain", {"arguments": {"width": 4}}).channels
         (4, 8, 16, 32, 64)
     """
-    return encoder_capabilities(name, options.get("arguments"))
+    style = options.get("style", "timm")
+    return encoder_capabilities(name, options.get("arguments"), style=style)
 
 
 @cache
 def _describe(variant: Variant) -> EncoderCapabilities:
     name = variant.name
     if name in PLAIN:
+        check_style(variant.style, name, None)
         return _describe_plain(variant)
     if not is_model(name):
         raise SpecError(unknown_name("encoder", name, (*timm.list_models(), *PLAIN)))

@@ -19,7 +19,7 @@ from transferseg.models.segmenter import Segmenter
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
 from transferseg.transfer import read_source, transfer_weights
 from transferseg.transfer.adapters import InputChannels
-from transferseg.transfer.sources import ENCODER_PREFIX, PYRAMID, detect
+from transferseg.transfer.sources import BESIDE, ENCODER_PREFIX, detect
 from transferseg.types import TargetMode
 
 #: Of the encoder: None (random), "default" or a tag of timm's (downloaded), or a checkpoint's path.
@@ -261,12 +261,11 @@ def _with_weights(model_class: type[M], spec: ModelSpec, weights: Weights) -> M:
 
 
 def _parts(weights: str | os.PathLike[str], model: SpecModel) -> tuple[str, ...]:
-    """The timm model, and the pyramid where both sides have one (timm's files never do)."""
-    pyramid = PYRAMID.removesuffix(".*")
+    """The timm model, and what is beside it where both sides have that (timm's files never do)."""
     sides = (read_source(weights).tensors, model.state_dict())
-    both = all(any(key.startswith(f"{pyramid}.") for key in side) for side in sides)
-    timm_model = ENCODER_PREFIX.removesuffix(".")
-    return (timm_model, pyramid) if both else (timm_model,)
+    beside = [part.removesuffix(".*") for part in BESIDE]
+    both = [p for p in beside if all(any(key.startswith(f"{p}.") for key in s) for s in sides)]
+    return (ENCODER_PREFIX.removesuffix("."), *both)
 
 
 def _channels(weights: str | os.PathLike[str], model: SpecModel) -> InputChannels | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import filter as matching
 from math import ceil
 from typing import Any
@@ -23,16 +24,18 @@ from transferseg.models.capabilities import (
 from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.dilation import DILATIONS, set_style
 from transferseg.models.freezing import UNREAD
+from transferseg.models.openmmlab import out_norms
 from transferseg.models.plain import PLAIN, plain_input
 from transferseg.models.plain_vit import PlainOptions, PlainViT, plain_options
 from transferseg.models.pyramid import PYRAMIDS, STRIDES, Pyramid
-from transferseg.models.variant import Variant
+from transferseg.models.variant import STYLES, Variant
 from transferseg.spec import InputSpec
-from transferseg.transfer import Adapter, size_adapters
+from transferseg.transfer import Adapter, PositionGrid, size_adapters
 
 __all__ = [
     "DILATIONS",
     "OUTPUT_STRIDES",
+    "STYLES",
     "Encoder",
     "EncoderCapabilities",
     "encoder_capabilities",
@@ -65,6 +68,10 @@ class Encoder(nn.Module):
       levels; by default the last for "simple", else four spread evenly.
     - "channels", of plain ViTs: of the pyramid's maps, by default 256 for "simple" and the ViT's
       for "multilevel".
+    - "style", of ViT, Swin and HRNet: "timm" (the default), or "mmseg": what MMSegmentation
+      computes with the same weights; Swin's maps then have norms of their own.
+    - "final_norm", of ViTs in the style "mmseg": whether the last map is normed; False.
+    - "patch_bias", of the same: whether the patches' convolution has a bias; True.
 
     Attributes:
         channels: of each feature map.
@@ -91,6 +98,7 @@ class Encoder(nn.Module):
 
     model: Any  # a timm model; timm has no common class with forward_intermediates
     pyramid: Pyramid | None
+    norms: nn.ModuleList | None
 
     def __init__(
         self,
@@ -107,7 +115,7 @@ class Encoder(nn.Module):
             raise SpecError(unknown_name("dilation style", dilation, DILATIONS))
         options = dict(options or {})
         capabilities = capabilities_with(name, options)
-        variant = Variant.of(name, options.pop("arguments", None))
+        variant = Variant.of(name, options.pop("arguments", None), options.pop("style", "timm"))
         if output_stride is None:
             output_stride = capabilities.output_strides[-1]
         if output_stride not in capabilities.output_strides:
@@ -118,9 +126,10 @@ class Encoder(nn.Module):
             )
         plain, chosen = capabilities.plain, None
         if plain is not None or options:
-            chosen = plain_options(name, plain, options)
+            chosen = plain_options(name, plain, options, variant.style)
         self.layers = chosen.layers if chosen else None
-        self.model = build(variant, in_channels, output_stride, pretrained, self.layers)
+        self.model = build(variant, in_channels, output_stride, pretrained, chosen)
+        self.style = variant.style
         if output_stride != 32:
             set_style(self.model, dilation, name)
         self.channels = capabilities.channels
@@ -128,6 +137,9 @@ class Encoder(nn.Module):
         self.multiple = capabilities.multiple
         self.parallel = capabilities.parallel
         self.pruned = pruned_keys(variant, self.model)
+        self.norms = None
+        if self.style == "mmseg":
+            self.norms = out_norms(self.model, self.channels)
         self.pyramid = None
         if plain is not None and chosen is not None:
             self._add_pyramid(plain, chosen)
@@ -148,10 +160,12 @@ class Encoder(nn.Module):
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         features = vgg_maps(self.model, image)
         if features is None:
-            features = intermediates(self.model, image, self.layers)
+            features = intermediates(self.model, image, self.layers, self.style)
+        if self.norms is not None:
+            features = [norm(map_) for norm, map_ in zip(self.norms, features, strict=True)]
         if self.pyramid is not None:
             features = self.pyramid(features)
-        if self.multiple > 1:
+        if self.multiple > 1 and self.style == "timm":
             features = [
                 feature[..., : ceil(height / stride), : ceil(width / stride)]
                 for feature, stride in zip(features, self.strides, strict=True)
@@ -166,15 +180,17 @@ class Encoder(nn.Module):
 
     def _first_conv(self, name: str) -> str:
         """Where timm says that it is, or (of a deep stem, an argument) the first inside."""
-        modules = self.model.get_submodule(name).named_modules(prefix=name)
-        convs = (path for path, module in modules if isinstance(module, nn.Conv2d))
-        return next(convs, name)
+        convs = (key for key, part in self.model.named_modules() if isinstance(part, nn.Conv2d))
+        return next((key for key in convs if f"{key}.".startswith(f"{name}.")), name)
 
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """Own key -> adapter from another image, patch or window size."""
         adapters = size_adapters(self.model)
         if self.layers is None:  # other transformers resample their positions themselves
             adapters.pop("pos_embed", None)
+        positions = adapters.get("pos_embed")
+        if self.style == "mmseg" and isinstance(positions, PositionGrid):
+            adapters["pos_embed"] = replace(positions, antialias=False)
         return {f"model.{key}": adapter for key, adapter in adapters.items()}
 
     def freeze_unread(self, read: Sequence[int]) -> None:
@@ -202,6 +218,8 @@ class Encoder(nn.Module):
     def _only_for(self, index: int) -> list[nn.Module]:
         if self.pyramid is not None:
             return self.pyramid.only_for(index)
+        if self.norms is not None:
+            return [self.norms[index]]
         if isinstance(self.model, HighResolutionNet):
             return [self.model.stage4[-1].fuse_layers[index]]
         return []

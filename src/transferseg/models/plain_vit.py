@@ -10,6 +10,8 @@ from transferseg.errors import SpecError, unknown_name
 from transferseg.models.pyramid import DEFAULT_PYRAMID, PYRAMIDS
 
 OPTIONS = ("pyramid", "layers", "channels")
+#: of the style "mmseg" alone, with their defaults
+MMSEG_OPTIONS = {"final_norm": False, "patch_bias": True}
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,20 @@ class PlainOptions:
         pyramid: a name in `PYRAMIDS`, or "none" for the ViT's own maps at its stride.
         layers: blocks after which a map is taken, from 0; the blocks after the last are not built.
         channels: of every map.
+        final_norm: whether the last map goes through the ViT's final norm.
+        patch_bias: whether the convolution that reads the image has a bias.
     """
 
     pyramid: str
     layers: tuple[int, ...]
     channels: int
+    final_norm: bool = False
+    patch_bias: bool = True
 
 
-def plain_options(name: str, plain: PlainViT | None, options: Mapping[str, Any]) -> PlainOptions:
+def plain_options(
+    name: str, plain: PlainViT | None, options: Mapping[str, Any], style: str = "timm"
+) -> PlainOptions:
     """The options of an encoder, checked, with the defaults of those that are not given.
 
     Args:
@@ -50,14 +58,17 @@ def plain_options(name: str, plain: PlainViT | None, options: Mapping[str, Any])
         plain: what it is, None for an encoder that is no plain ViT: it has none of them.
         options: `pyramid`: "simple" (default), "multilevel" or "none"; `layers`: four, one for each
             level, or one for all; by default the last for "simple", four spread evenly else;
-            `channels`: of every level, by default 256 for "simple", the ViT's for "multilevel".
+            `channels`: of every level, by default 256 for "simple", the ViT's for "multilevel";
+            in the style "mmseg" also `final_norm` and `patch_bias`.
+        style: one of `variant.STYLES`.
 
     Raises:
         SpecError: an unknown option, or a value that it cannot have; says what it can.
 
     Example:
         >>> plain_options("vit", PlainViT(16, 12, 192), {"pyramid": "multilevel"})
-        PlainOptions(pyramid='multilevel', layers=(2, 5, 8, 11), channels=192)
+        PlainOptions(pyramid='multilevel', layers=(2, 5, 8, 11), channels=192, final_norm=False,
+            patch_bias=True)
     """
     if plain is None:
         raise SpecError(
@@ -65,24 +76,41 @@ def plain_options(name: str, plain: PlainViT | None, options: Mapping[str, Any])
             f"{OPTIONS} too."
         )
     for option in options:
-        if option not in OPTIONS:
-            known = (*OPTIONS, "arguments")
+        known = (*OPTIONS, *(MMSEG_OPTIONS if style == "mmseg" else ()))
+        if option not in known:
+            known = (*known, "arguments", "style")
             raise SpecError(unknown_name(f"option of encoder {name!r}", option, known))
     pyramid = options.get("pyramid", DEFAULT_PYRAMID)
     if pyramid not in (*PYRAMIDS, "none"):
         raise SpecError(unknown_name("pyramid", str(pyramid), (*PYRAMIDS, "none")))
     layers = _layers(name, plain, pyramid, options.get("layers"))
+    details = _details(plain, layers, options)
     if pyramid == "none":
         if "channels" in options:
             raise SpecError(
                 f"pyramid 'none' gives the maps of {name!r} as they are, {plain.width} channels; "
                 "leave channels out."
             )
-        return PlainOptions(pyramid, layers, plain.width)
+        return PlainOptions(pyramid, layers, plain.width, **details)
     channels = options.get("channels", PYRAMIDS[pyramid].default_channels(plain.width))
     if not isinstance(channels, int) or channels < 1:
         raise SpecError(f"channels of a pyramid must be a whole number from 1, got {channels!r}.")
-    return PlainOptions(pyramid, layers, channels)
+    return PlainOptions(pyramid, layers, channels, **details)
+
+
+def _details(
+    plain: PlainViT, layers: tuple[int, ...], options: Mapping[str, Any]
+) -> dict[str, bool]:
+    details = {option: options.get(option, usual) for option, usual in MMSEG_OPTIONS.items()}
+    for option, value in details.items():
+        if not isinstance(value, bool):
+            raise SpecError(f"{option} must be true or false, got {value!r}.")
+    if details["final_norm"] and layers[-1] != plain.depth - 1:
+        raise SpecError(
+            f"the final norm follows the last block, {plain.depth - 1}, but the layers end at "
+            f"{layers[-1]}; leave final_norm out, or take the last block."
+        )
+    return details
 
 
 def _layers(

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transferseg.errors import SpecError, did_you_mean
+from transferseg.errors import SpecError, did_you_mean, unknown_name
 
+#: encoder option "style": whose way of computing with the same weights
+STYLES = ("timm", "mmseg")
 ELSEWHERE = "it belongs to timm's classifier, which the encoder does without"
 BUILDER = "timm's builder has it for itself"
 #: argument that is not taken -> what is to be done instead
@@ -47,29 +49,36 @@ class Variant:
     Attributes:
         name: timm's name, or one of the plain encoders'.
         text: the arguments as JSON text with sorted keys.
+        style: one of `STYLES`.
     """
 
     name: str
     text: str = "{}"
+    style: str = "timm"
 
     @classmethod
-    def of(cls, name: str, arguments: Mapping[str, Any] | None) -> Variant:
+    def of(
+        cls, name: str, arguments: Mapping[str, Any] | None = None, style: str = "timm"
+    ) -> Variant:
         """The variant of arguments that timm's builder may be given.
 
         Args:
             name: timm's name, or one of the plain encoders'.
             arguments: JSON values by name; None for none.
+            style: one of `STYLES`.
 
         Raises:
-            SpecError: no mapping of JSON values, a null (timm leaves it out), or an argument that
-                is decided elsewhere; says where.
+            SpecError: an unknown style, no mapping of JSON values, a null (timm leaves it out), or
+                an argument that is decided elsewhere; says where.
 
         Example:
             >>> Variant.of("resnet18", {"channels": (8, 16, 32, 64)}).arguments
             {'channels': (8, 16, 32, 64)}
         """
+        if style not in STYLES:
+            raise SpecError(unknown_name("style", str(style), STYLES))
         if arguments is None:
-            return cls(name)
+            return cls(name, style=style)
         if not isinstance(arguments, Mapping) or not all(isinstance(k, str) for k in arguments):
             raise SpecError(
                 f"arguments of encoder {name!r} must be a dict of values by name, "
@@ -86,7 +95,7 @@ class Variant:
                     "give a value, or leave it out."
                 )
         try:
-            return cls(name, json.dumps(dict(arguments), sort_keys=True))
+            return cls(name, json.dumps(dict(arguments), sort_keys=True), style)
         except (TypeError, ValueError) as error:
             raise SpecError(
                 f"arguments of encoder {name!r} must be JSON values: {error}."

@@ -44,7 +44,8 @@ class WindowBlock(nn.Module):
         self.drop_path2 = block.drop_path2
         self.window: tuple[int, int] = tuple(block.window_size)
         shifts = zip(self.window, block.target_shift_size, strict=True)
-        self.shift = tuple(side // 2 if shift else 0 for side, shift in shifts)
+        down, right = (side // 2 if shift else 0 for side, shift in shifts)
+        self.shift = down, right
         self.norm_first = not isinstance(block, SwinTransformerV2Block)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,17 +59,22 @@ class WindowBlock(nn.Module):
         return x
 
     def _attend(self, x: Tensor) -> Tensor:
-        _, height, width, channels = x.shape
+        _, height, width, _ = x.shape
         (rows, columns), (down, right) = self.window, self.shift
         down, right = down if height > rows else 0, right if width > columns else 0
         x = torch.roll(x, (-down, -right), (1, 2)) if down or right else x
         x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
-        padded = x.shape[1], x.shape[2]
-        windows = window_partition(x, self.window).view(-1, rows * columns, channels)
-        windows = self.attn(windows, mask=self._mask((height, width), (down, right), x))
-        windows = windows.view(-1, rows, columns, channels)
-        x = window_reverse(windows, self.window, *padded)[:, :height, :width]
+        mask = self._mask((height, width), (down, right), x)
+        x = self._in_windows(x, mask)[:, :height, :width]
         return torch.roll(x, (down, right), (1, 2)) if down or right else x
+
+    def _in_windows(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention inside each window of a map that whole windows fill."""
+        (rows, columns), (_, height, width, channels) = self.window, x.shape
+        windows = window_partition(x, self.window).view(-1, rows * columns, channels)
+        windows = self.attn(windows, mask=mask).view(-1, rows, columns, channels)
+        attended: Tensor = window_reverse(windows, self.window, height, width)
+        return attended
 
     def _mask(self, size: tuple[int, int], shift: tuple[int, int], x: Tensor) -> Tensor | None:
         """What is added to the attention: (windows, tokens, tokens), None for nothing."""

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class PositionGrid(Adapter):
-    """The position embedding of another image size: its grid resampled, bicubic with antialias.
+    """The position embedding of another image size: its grid resampled, bicubic.
 
     timm does the same when it loads such a file, and at every forward for the size at hand.
 
@@ -25,6 +25,7 @@ class PositionGrid(Adapter):
         prefix: how many positions stand before the grid's (class and register tokens).
         grid: height and width of the target's.
         source_grid: height and width of the source's; a square one by default.
+        antialias: as timm has it; MMSegmentation has none.
 
     Example:
         >>> import torch
@@ -37,13 +38,15 @@ class PositionGrid(Adapter):
     prefix: int
     grid: Size
     source_grid: Size | None = None
+    antialias: bool = True
     name: str = field(default="position_grid", init=False)
 
     @property
     def note(self) -> str:  # type: ignore[override]
         """What it does."""
         given = f" from {_by(self.source_grid)}" if self.source_grid else ""
-        return f"position grid resampled{given} to {_by(self.grid)}, bicubic with antialias"
+        how = "with" if self.antialias else "without"
+        return f"position grid resampled{given} to {_by(self.grid)}, bicubic {how} antialias"
 
     def fits(self, source: Shape, target: Shape) -> bool:
         """As many positions before it, a grid of the known size or a square, the same channels."""
@@ -56,7 +59,7 @@ class PositionGrid(Adapter):
         """See the class."""
         given = cast(Size, _grid(source.shape[1] - self.prefix, self.source_grid))
         grid = source[:, self.prefix :].reshape(1, *given, -1).permute(0, 3, 1, 2)
-        resampled = _bicubic(grid, self.grid, antialias=True)
+        resampled = _bicubic(grid, self.grid, antialias=self.antialias)
         positions = resampled.permute(0, 2, 3, 1).flatten(1, 2)
         return torch.cat([source[:, : self.prefix], positions], dim=1)
 

@@ -12,7 +12,8 @@ from transferseg.transfer.adapters import Adapter
 from transferseg.transfer.torchvision import FAMILIES, Flatten
 
 ENCODER_PREFIX = "encoder.model."
-PYRAMID = "encoder.pyramid.*"
+#: What an encoder has beside timm's model: a ViT's pyramid, the norms of Swin's maps.
+BESIDE = ("encoder.pyramid.*", "encoder.norms.*")
 #: The parts of our own models, by the first component of their keys.
 PARTS = ("encoder", "decoder", "head", "auxiliary_head")
 
@@ -78,15 +79,16 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 #: The formats that `transfer_weights` recognises, tried in this order.
 SOURCES: dict[str, SourceFormat] = {
-    # A ViT's pyramid is in no file but our own, and there only beside a decoder that read it.
-    "transferseg": SourceFormat("transferseg", {}, leave=(PYRAMID,)),
+    # What stands beside timm's model is in no file of timm's, and in our own only where the model
+    # had it: a pyramid under a decoder that read it, norms in the style of MMSegmentation.
+    "transferseg": SourceFormat("transferseg", {}, leave=BESIDE),
     # timm's names, which are torchvision's for ResNet, ResNeXt and VGG's features. Files written
     # before PyTorch 0.4.1 have no num_batches_tracked.
     "timm": SourceFormat(
         "timm",
         {"": ENCODER_PREFIX},
         unused=("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"),
-        leave=("*.num_batches_tracked", PYRAMID),
+        leave=("*.num_batches_tracked", *BESIDE),
     ),
     **{
         f"torchvision {family}": SourceFormat(

@@ -15,7 +15,7 @@ from transferseg.transfer.adapters import Shape
 from transferseg.transfer.families import Family, families, modules_of
 from transferseg.transfer.plan import rename_keys, within
 from transferseg.transfer.reading import Source, read_listing, unwrapped
-from transferseg.transfer.sources import ENCODER_PREFIX, PYRAMID
+from transferseg.transfer.sources import BESIDE, ENCODER_PREFIX
 
 #: Parts of names of momentum copies; the network itself is preferred where both are in a file.
 _COPIES = ("encoder_k", "momentum", "teacher", "target", "ema")
@@ -117,8 +117,8 @@ def suggest_rules(
     if not scope:
         there = sorted({key.split(".")[0] for key in state})
         raise TransferError(f"the target has none of the parts {list(parts)}; it has {there}.")
-    pyramid = PYRAMID.removesuffix("*")
-    short = all(key.startswith((ENCODER_PREFIX, pyramid)) for key in scope)
+    beside = (pattern.removesuffix("*") for pattern in BESIDE)
+    short = all(key.startswith((ENCODER_PREFIX, *beside)) for key in scope)
     # timm's names, so that what is said of timm's files (heads that go nowhere) applies
     wanted = {key.removeprefix(ENCODER_PREFIX) if short else key: s for key, s in scope.items()}
     pairs, ambiguous = _pair(_without_copies(shapes), wanted)

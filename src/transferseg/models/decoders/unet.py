@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.decoders.base import Decoder
+from transferseg.models.decoders.blocks import ConvNormAct
 from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.transfer import Adapter, ZeroSkipSlice
 
-Upsampling: TypeAlias = Literal["nearest", "transposed"]
+Upsampling: TypeAlias = Literal["nearest", "transposed", "bilinear"]
 #: of the blocks at strides 16, 8, 4, 2 and 1
 USUAL_CHANNELS = (256, 128, 64, 32, 16)
 
@@ -36,20 +37,26 @@ class UNetDecoder(Decoder):
         channels: of the blocks, deep to shallow; one for each of strides 16, 8, 4, 2, 1 (from 8 on
             where the encoder ends at 16). None: 256, 128, 64, 32, 16; over a plain encoder that
             encoder's own.
-        upsampling: "nearest", or "transposed": a transposed convolution to the block's channels,
-            2x2 with stride 2. None: "nearest"; over a plain encoder "transposed".
+        upsampling: "nearest", "transposed": a transposed convolution to the block's channels, 2x2
+            with stride 2, or "bilinear" (MMSegmentation's): a bilinear resizing, then a 1x1
+            convolution to them with norm and ReLU. None: "nearest"; over a plain encoder
+            "transposed".
         skips: whether the blocks take skip connections.
         full_resolution_skip: whether a feature map at stride 1 (VGG has one) is a skip too; smp's
             U-Net leaves it out.
         center: two convolutions on the deepest map first, as smp has over VGG.
+        num_convs: 3x3 convolutions after the last block, of its channels; MMSegmentation's FCN head
+            over its U-Net has 1. With some the head is 1x1.
+        dropout: of whole channels, before the head, 0 to below 1.
 
     Raises:
-        SpecError: `channels` that do not fit, or an unknown `upsampling`.
+        SpecError: `channels` that do not fit, an unknown `upsampling`, or a value out of range.
 
     Source: Ronneberger 2015, with padded convolutions and batch norm; layout and names of
     segmentation-models-pytorch, whose U-Net of the same weights gives the same logits (proved in
     the tests for ResNet; for VGG with `full_resolution_skip=False, center=True`). Over "plain" it
-    is the U-Net for brain MRI (Buda 2019; Khadka's source), proved likewise.
+    is the U-Net for brain MRI (Buda 2019; Khadka's source), and with `upsampling="bilinear",
+    num_convs=1, dropout=0.1` MMSegmentation's U-Net with its FCN head, proved likewise.
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (32, 16)
@@ -64,14 +71,21 @@ class UNetDecoder(Decoder):
         skips: bool = True,
         full_resolution_skip: bool = True,
         center: bool = False,
+        num_convs: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
+        if num_convs < 0 or not 0 <= dropout < 1:
+            raise SpecError(
+                "unet needs num_convs from 0 and a dropout from 0 to below 1; "
+                f"got num_convs={num_convs}, dropout={dropout}."
+            )
         plain = tuple(encoder_strides) == PLAIN_STRIDES
         self.strides = [2**power for power in reversed(range(encoder_strides[-1].bit_length() - 1))]
         mirrored = list(encoder_channels[-2::-1])
         usual = mirrored if plain else USUAL_CHANNELS[-len(self.strides) :]
         channels = _checked(usual if channels is None else channels, self.strides)
-        transposed = _is_transposed(upsampling, plain)
+        self.upsampling = _upsampling(upsampling, plain)
         lowest = 1 if full_resolution_skip else 2
         #: stride -> index of the encoder's feature map that has it
         self.feature_of = {stride: index for index, stride in enumerate(encoder_strides)}
@@ -80,19 +94,21 @@ class UNetDecoder(Decoder):
         self.center = UnetCenterBlock(deepest, deepest) if center else nn.Identity()
         #: what comes up from below, before and after the upsampling
         self.path_channels = [deepest, *channels[:-1]]
-        self.in_channels = channels if transposed else self.path_channels
+        self.in_channels = self.path_channels if self.upsampling == "nearest" else channels
         self.skip_channels = [
             encoder_channels[self.feature_of[s]] if s in self.skip_strides else 0
             for s in self.strides
         ]
         self.skips = skips
-        self.ups = _transposed(self.path_channels, channels) if transposed else None
+        self.ups = _ups(self.upsampling, self.path_channels, channels)
         self.blocks = nn.ModuleList(
             UnetDecoderBlock(main, skip if skips else 0, out)
             for main, skip, out in zip(self.in_channels, self.skip_channels, channels, strict=True)
         )
-        self.out_channels = channels[-1]
-        self.head_kernel = 1 if plain else 3
+        self.out_channels = last = channels[-1]
+        self.convs = nn.Sequential(*(ConvNormAct(last, last, 3) for _ in range(num_convs)))
+        self.dropout = nn.Dropout2d(dropout)
+        self.head_kernel = 1 if plain or num_convs else 3
         initialize_decoder(self)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -100,7 +116,8 @@ class UNetDecoder(Decoder):
         x: Tensor = self.center(features[-1])
         for index in range(len(self.blocks)):
             x = self.step(index, x, features, size)
-        return x
+        dropped: Tensor = self.dropout(self.convs(x))
+        return dropped
 
     def step(
         self, index: int, x: Tensor, features: Sequence[Tensor], size: tuple[int, int]
@@ -114,6 +131,8 @@ class UNetDecoder(Decoder):
             # The encoder's own rounding (VGG rounds down), also where the skip is absent.
             height, width = feature.shape[-2:]
             skip = self.skip(stride, feature, x) if self.skips else None
+        if self.upsampling == "bilinear":
+            x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
         if self.ups is not None:
             x = _fit(self.ups[index](x), height, width)
         raised: Tensor = self.blocks[index](x, height, width, skip_connection=skip)
@@ -140,12 +159,12 @@ class UNetDecoder(Decoder):
         }
 
 
-def _is_transposed(upsampling: Upsampling | None, plain: bool) -> bool:
-    if upsampling is None:
-        return plain
-    if upsampling not in get_args(Upsampling):
-        raise SpecError(unknown_name("upsampling", upsampling, get_args(Upsampling)))
-    return upsampling == "transposed"
+def _upsampling(asked: Upsampling | None, plain: bool) -> Upsampling:
+    if asked is None:
+        return "transposed" if plain else "nearest"
+    if asked not in get_args(Upsampling):
+        raise SpecError(unknown_name("upsampling", asked, get_args(Upsampling)))
+    return asked
 
 
 def _checked(channels: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -157,11 +176,13 @@ def _checked(channels: Sequence[int], strides: Sequence[int]) -> list[int]:
     return list(channels)
 
 
-def _transposed(inputs: Sequence[int], outputs: Sequence[int]) -> nn.ModuleList:
-    return nn.ModuleList(
-        nn.ConvTranspose2d(given, out, 2, stride=2)
-        for given, out in zip(inputs, outputs, strict=True)
-    )
+def _ups(how: Upsampling, inputs: Sequence[int], outputs: Sequence[int]) -> nn.ModuleList | None:
+    sides = zip(inputs, outputs, strict=True)
+    if how == "nearest":
+        return None
+    if how == "bilinear":
+        return nn.ModuleList(ConvNormAct(given, out) for given, out in sides)
+    return nn.ModuleList(nn.ConvTranspose2d(given, out, 2, stride=2) for given, out in sides)
 
 
 def _fit(x: Tensor, height: int, width: int) -> Tensor:

@@ -1,0 +1,45 @@
+"""MMSegmentation's Swin: windows that never shrink, on maps padded before they are shifted."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor
+
+from transferseg.models.windows import WindowBlock
+
+
+class PaddedWindowBlock(WindowBlock):
+    """A Swin block that pads its map to whole windows, then shifts it, whatever its size.
+
+    timm shifts, then pads, and does not shift along a side where one window holds the map. The
+    padding, zeros after the norm, takes part in the attention in both.
+
+    Args:
+        block: one of timm's, of Swin; its modules are taken over under their names.
+
+    Source: MMSegmentation's ShiftWindowMSA, with whose weights it computes the same.
+    """
+
+    def _attend(self, x: Tensor) -> Tensor:
+        _, height, width, _ = x.shape
+        (rows, columns), (down, right) = self.window, self.shift
+        x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+        if not (down or right):
+            return self._in_windows(x, None)[:, :height, :width]
+        x = torch.roll(x, (-down, -right), (1, 2))
+        seams = self._mask((x.shape[1], x.shape[2]), self.shift, x)
+        x = torch.roll(self._in_windows(x, seams), (down, right), (1, 2))
+        return x[:, :height, :width]
+
+
+def pad_before_shifting(model: SwinTransformer) -> None:
+    """Replace the blocks of a Swin of timm's in place; parameters and names stay.
+
+    Args:
+        model: built with `always_partition=True`, so that its windows have their full size.
+    """
+    for stage in model.layers:
+        for index, block in enumerate(stage.blocks):
+            stage.blocks[index] = PaddedWindowBlock(block)
