@@ -1,7 +1,9 @@
 """Formats by name; adding one = a file, a line here, a line in the docs."""
 
 from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
+from transferseg.load.formats.huggingface import HuggingFaceFormat
 from transferseg.load.formats.own import OwnFormat
+from transferseg.load.formats.self_supervised import SelfSupervisedFormat
 from transferseg.load.formats.timm import TimmFormat
 from transferseg.load.formats.torchvision import TorchvisionFormat
 
@@ -12,6 +14,8 @@ FORMATS: dict[str, Format] = {
     known.name: known
     for known in (
         OwnFormat(),
+        HuggingFaceFormat(),
+        SelfSupervisedFormat(),
         TorchvisionFormat(),
         TimmFormat(),  # last: its names are shared by files of others, which know more of them
     )
