@@ -8,6 +8,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
+import transformers
 
 import transferseg as ts
 from tests.load.files import fed, randomise
@@ -25,6 +26,13 @@ EXAMPLES = {
     "brain": lambda: BrainUNet(4, 1),
     "smp": lambda: smp.PSPNet("resnet18", psp_out_channels=8, encoder_weights=None, classes=3),
     "torchvision": lambda: torchvision.models.resnet18(num_classes=3),
+    "huggingface": lambda: transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], num_labels=3)
+    ),
+    # of those that are whole models: MAE's, fine-tuned
+    "self-supervised": lambda: timm.create_model(
+        "test_vit", num_classes=3, global_pool="avg", class_token=True
+    ),
     "timm": lambda: timm.create_model("test_efficientnet", num_classes=3),
 }
 
@@ -56,7 +64,7 @@ def test_the_file_is_recognised_and_loaded_whole(example):
     assert model.spec.input.channels == info.in_channels
     assert report.source_format == name
     assert all(part.fraction == 1.0 for part in report.coverage.values())
-    used = {move.source for move in report.plan.moves} | set(report.plan.unused)
+    used = {key for move in report.plan.moves for key in move.sources} | set(report.plan.unused)
     assert len(used) == info.tensors
     assert all("(" in str(one) for one in info.assumed)
 

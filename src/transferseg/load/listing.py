@@ -21,6 +21,8 @@ from transferseg.transfer import Contents, SourceWeights
 from transferseg.transfer.folders import WEIGHT_FILES, weights_file
 
 Shape: TypeAlias = tuple[int, ...]
+#: Files that hub repositories have beside the weights -> what they are called in the metadata.
+BESIDE = {"config.json": "config", "preprocessor_config.json": "preprocessor"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Listing:
         peeled: the wrappers that were taken off, outermost first.
         others: what else the file holds: optimizer state, an average of the weights, objects.
         metadata: hints: the plain values that were saved beside the weights ("meta" of OpenMMLab,
-            "hyper_parameters" of Lightning), the texts of a safetensors header, and "config", the
-            config.json of a folder.
+            "hyper_parameters" of Lightning), the texts of a safetensors header, and "config" and
+            "preprocessor", the config.json and preprocessor_config.json of a folder.
         spec: of a folder that transferseg saved.
     """
 
@@ -109,12 +111,14 @@ def listing_of(contents: Contents[Any], path: str | os.PathLike[str]) -> Listing
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The config.json beside the weights, where the file's name says that one belongs to it."""
+    """What describes the weights beside them, where the file's name says that it belongs to it."""
     file = weights_file(path)
-    if file.name not in WEIGHT_FILES:
-        return {}
-    try:
-        found = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {"config": found} if isinstance(found, dict) else {}
+    found = {}
+    for name, key in BESIDE.items() if file.name in WEIGHT_FILES else ():
+        try:
+            values = json.loads((file.parent / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(values, dict):
+            found[key] = values
+    return found

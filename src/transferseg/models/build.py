@@ -72,10 +72,10 @@ def build(
     prune(model, plain)
     if output_stride != 32:
         mend(model, output_stride)
-    if variant.style == "mmseg":
-        adopt(model, variant.name)
-    else:
+    if variant.style == "timm":
         let_windows_follow(model)
+    else:
+        adopt(model, variant.name, variant.style)
     return model
 
 

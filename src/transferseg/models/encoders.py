@@ -24,6 +24,7 @@ from transferseg.models.capabilities import (
 from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.dilation import DILATIONS, set_style
 from transferseg.models.freezing import UNREAD
+from transferseg.models.norm_eps import set_norm_eps
 from transferseg.models.openmmlab import out_norms
 from transferseg.models.plain import PLAIN, plain_input
 from transferseg.models.plain_vit import PlainOptions, PlainViT, plain_options
@@ -68,8 +69,11 @@ class Encoder(nn.Module):
       levels; by default the last for "simple", else four spread evenly.
     - "channels", of plain ViTs: of the pyramid's maps, by default 256 for "simple" and the ViT's
       for "multilevel".
-    - "style", of ViT, Swin and HRNet: "timm" (the default), or "mmseg": what MMSegmentation
-      computes with the same weights; Swin's maps then have norms of their own.
+    - "style", of ViT, Swin, ConvNeXt and HRNet: "timm" (the default), or "mmseg": what
+      MMSegmentation computes with the same weights; Swin's and ConvNeXt's maps then have norms of
+      their own. Of Swin also "transformers": what transformers' SwinModel computes.
+    - "norm_eps", of every encoder: the epsilon of its layer norms where the weights want another
+      than timm's, by the modules' names: `{"*": 1e-12}`.
     - "final_norm", of ViTs in the style "mmseg": whether the last map is normed; False.
     - "patch_bias", of the same: whether the patches' convolution has a bias; True.
 
@@ -116,6 +120,7 @@ class Encoder(nn.Module):
         options = dict(options or {})
         capabilities = capabilities_with(name, options)
         variant = Variant.of(name, options.pop("arguments", None), options.pop("style", "timm"))
+        norm_eps = options.pop("norm_eps", {})
         if output_stride is None:
             output_stride = capabilities.output_strides[-1]
         if output_stride not in capabilities.output_strides:
@@ -129,6 +134,7 @@ class Encoder(nn.Module):
             chosen = plain_options(name, plain, options, variant.style)
         self.layers = chosen.layers if chosen else None
         self.model = build(variant, in_channels, output_stride, pretrained, chosen)
+        set_norm_eps(self.model, norm_eps, name)
         self.style = variant.style
         if output_stride != 32:
             set_style(self.model, dilation, name)

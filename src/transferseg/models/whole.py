@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.build import FOLLOWING, whole
+from transferseg.models.norm_eps import set_norm_eps
+from transferseg.models.openmmlab import adopt, arguments_of, check_style
 from transferseg.models.variant import Variant
 from transferseg.models.windows import let_windows_follow
 from transferseg.transfer import Adapter
@@ -26,11 +29,13 @@ class WholeModel(nn.Module):
         classes: rows of the head.
         dropout: of the head, 0 to below 1.
         pretrained: as timm takes it.
-        options: "arguments", what timm's constructor is given besides.
+        options: "arguments", what timm's constructor is given besides; "norm_eps", and of Swin
+            "style" ("transformers"), as in `Encoder`.
 
     Attributes:
         channels: of the one map that it gives, the logits.
         strides: of that map; it has no positions.
+        multiple: images are padded to a multiple of this.
 
     Raises:
         SpecError: a name that timm does not know, or arguments that its constructor refuses.
@@ -46,7 +51,6 @@ class WholeModel(nn.Module):
 
     model: Any  # a timm model; timm has no common class
     parallel = False
-    multiple = 1
     pruned: tuple[str, ...] = ()
 
     def __init__(
@@ -63,11 +67,17 @@ class WholeModel(nn.Module):
         if not timm.is_model(name):
             raise SpecError(unknown_name("encoder", name, timm.list_models()))
         options = dict(options or {})
-        variant = Variant.of(name, options.pop("arguments", None))
-        if options:
-            raise SpecError(f"a whole timm classifier has no encoder options; got {options}.")
-        arguments = variant.arguments
-        if issubclass(whole(variant)[0], FOLLOWING):
+        variant = Variant.of(name, options.pop("arguments", None), options.pop("style", "timm"))
+        norm_eps = options.pop("norm_eps", {})
+        if options or variant.style == "mmseg":
+            raise SpecError(
+                "a whole timm classifier has the encoder options arguments, norm_eps and style "
+                f"(timm or transformers); got {options or variant.style}."
+            )
+        model_class = whole(variant)[0]
+        check_style(variant.style, name, model_class)
+        arguments = arguments_of(variant.style, model_class) | variant.arguments
+        if issubclass(model_class, FOLLOWING):
             arguments["dynamic_img_size"] = True
         if dropout:
             arguments["drop_rate"] = dropout
@@ -82,11 +92,20 @@ class WholeModel(nn.Module):
             )
         except (RuntimeError, OSError, TypeError) as error:
             raise SpecError(f"timm cannot build classifier {tagged!r}: {error}") from error
-        let_windows_follow(self.model)
+        set_norm_eps(self.model, norm_eps, name)
+        self.multiple = 1
+        if variant.style == "timm":
+            let_windows_follow(self.model)
+        else:  # its patches are padded too
+            adopt(self.model, name, variant.style)
+            self.multiple = self.model.patch_embed.patch_size[0]
         self.channels, self.strides = (classes,), (1,)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> one map, the logits (B, classes)."""
+        height, width = image.shape[-2:]
+        if self.multiple > 1:
+            image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         return [self.model(image)]
 
     def row_keys(self) -> tuple[str, ...]:

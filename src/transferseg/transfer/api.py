@@ -13,11 +13,11 @@ from transferseg.errors import TransferError, some, unknown_name
 from transferseg.spec import ModelSpec
 from transferseg.transfer.adapters import ADAPTERS, Adapter, InputChannels, class_rows
 from transferseg.transfer.apply import apply_plan
+from transferseg.transfer.naming import rename_keys, whole_name
 from transferseg.transfer.plan import (
     Declarations,
     TransferPlan,
     make_plan,
-    rename_keys,
     within,
 )
 from transferseg.transfer.reading import Source, SourceWeights, read_source, unwrapped
@@ -184,7 +184,7 @@ def _with_target(model: nn.Module, chosen: SourceFormat, keys: Collection[str]) 
     if not isinstance(model, TransferTarget):
         return chosen
     heads = {ENCODER_PREFIX + key for key in model.transfer_unused()}
-    given = tuple(key for key in keys if chosen.target_key(key) in heads)
+    given = tuple(key for key in keys if whole_name(chosen.target_key(key)) in heads)
     return replace(chosen, unused=(*chosen.unused, *given))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +50,19 @@ def apply_plan(
     new = {}
     with torch.no_grad():
         for move in plan.moves:
-            value = _new_value(move, tensors[move.source].detach(), state[move.target], origin)
+            source = _joined([tensors[key].detach() for key in move.sources])
+            value = _new_value(move, source, state[move.target], origin)
             # A source that is the target itself, or a part of it, must not change while it is read.
             aliased = value.untyped_storage().data_ptr() in shared
             new[move.target] = value.clone() if aliased else value
         new |= {key: start.begin(state[key]) for key, start in plan.start.items()}
         for key, value in new.items():
             state[key].copy_(value)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor as it is, several one behind another."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def _new_value(move: Move, source: Tensor, here: Tensor, origin: str) -> Tensor:

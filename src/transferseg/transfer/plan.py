@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -10,20 +9,22 @@ from math import prod
 
 from transferseg.errors import TransferError, did_you_mean, some
 from transferseg.transfer.adapters import Adapter, Shape
+from transferseg.transfer.naming import Named, name_keys, rename_keys
 from transferseg.transfer.sources import PARTS, SourceFormat
 from transferseg.transfer.starts import NeutralStart, Start, applicable
 
 
 @dataclass(frozen=True)
 class Move:
-    """One tensor of the source that becomes one tensor of the target.
+    """One tensor of the source, or several joined, that becomes one tensor of the target.
 
     Attributes:
         source: key in the source.
         target: key in the target.
-        source_shape: its shape there.
+        source_shape: its shape there, of all that are joined.
         target_shape: its shape here.
         adapter: None when it is copied as it is.
+        joined: further keys in the source, behind it along the first axis.
     """
 
     source: str
@@ -31,6 +32,12 @@ class Move:
     source_shape: Shape
     target_shape: Shape
     adapter: Adapter | None = None
+    joined: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of its keys in the source."""
+        return (self.source, *self.joined)
 
     @property
     def covered(self) -> int:
@@ -85,46 +92,6 @@ class Declarations:
     starts: Sequence[NeutralStart] = ()
 
 
-def rename_keys(keys: Sequence[str], rules: Mapping[str, str]) -> dict[str, str]:
-    r"""Apply regular expressions, each matched at the start of a key; the first that fits wins.
-
-    Returns:
-        source key -> renamed key.
-
-    Raises:
-        TransferError: a rule that matches no key, or two keys that become one.
-
-    Example:
-        >>> rename_keys(["backbone.conv1.weight"], {r"backbone\.": ""})
-        {'backbone.conv1.weight': 'conv1.weight'}
-    """
-    renamed = {key: key for key in keys}
-    idle = dict.fromkeys(rules, True)
-    for key in keys:
-        for rule, replacement in rules.items():
-            if found := re.match(rule, key):
-                renamed[key] = found.expand(replacement) + key[found.end() :]
-                idle[rule] = False
-                break
-    if unmatched := [rule for rule, is_idle in idle.items() if is_idle]:
-        raise TransferError(
-            f"rename rules {unmatched} match no key of the source (rules are regular expressions "
-            f"matched at the start of a key). Its keys begin: {some(keys)}."
-        )
-    _refuse_collisions(renamed)
-    return renamed
-
-
-def _refuse_collisions(renamed: Mapping[str, str]) -> None:
-    first: dict[str, str] = {}
-    for key, name in renamed.items():
-        if name in first:
-            raise TransferError(
-                f"two source keys become one: {first[name]!r} and {key!r} both become {name!r}."
-            )
-        first[name] = key
-
-
 def within(key: str, parts: Sequence[str]) -> bool:
     """Whether a key lies in one of the parts (`"encoder"` holds `encoder.` and what follows)."""
     return any(key == part or key.startswith(f"{part}.") for part in parts)
@@ -170,16 +137,17 @@ def make_plan(
                 f"{did_you_mean(part, there)}"
             )
     renamed = rename_keys(list(source), declared.rename)
-    names = {key: source_format.target_key(name) for key, name in renamed.items()}
-    _refuse_collisions(names)
+    asked = {key: source_format.target_key(name) for key, name in renamed.items()}
+    named = name_keys(asked, source)
+    names = named.names
     scope = {key: shape for key, shape in target.items() if within(key, parts)}
-    given = {name: source[key] for key, name in names.items()}
-    declared = _with_starts(_with_adapters(declared, renamed, names, source_format), given, scope)
+    declared = _with_adapters(declared, renamed, names, source_format)
+    declared = _with_starts(declared, named.shapes, scope)
     problems: list[str] = []
-    moves, kept = _match(source, scope, names, declared, problems)
+    moves, kept = _match(named, scope, declared, problems)
     moved = {move.target for move in moves}
     left = _declare_left([key for key in scope if key not in moved], declared, source_format)
-    used = {move.source for move in moves}
+    used = {key for move in moves for key in move.sources}
     rest = {key: name for key, name in names.items() if key not in used}
     unused = _declare_unused(rest, renamed, parts, declared, source_format)
     problems += _left_over(scope, moved, left, kept, unused, rest, names)
@@ -212,32 +180,33 @@ def _with_starts(
 
 
 def _match(
-    source: Mapping[str, Shape],
-    scope: Mapping[str, Shape],
-    names: Mapping[str, str],
-    declared: Declarations,
-    problems: list[str],
+    named: Named, scope: Mapping[str, Shape], declared: Declarations, problems: list[str]
 ) -> tuple[list[Move], set[str]]:
     """The moves, and the target keys whose own problem has been told already."""
     moves, told = [], set()
-    for key, name in names.items():
+    for name in dict.fromkeys(named.names.values()):
         if name not in scope or any(fnmatchcase(name, p) for p in declared.leave):
             continue
-        adapter = _adapter_for(name, source[key], scope[name], declared)
-        if adapter is None and source[key] != scope[name]:
+        if name in named.broken:
+            problems.append(f"{named.broken[name]}.")
+            told.add(name)
+            continue
+        given, (key, *more) = named.shapes[name], named.sources[name]
+        adapter = _adapter_for(name, given, scope[name], declared)
+        if adapter is None and given != scope[name]:
             problems.append(
-                f"{key!r} is {source[key]}, {name!r} is {scope[name]}: name an adapter "
+                f"{key!r} is {given}, {name!r} is {scope[name]}: name an adapter "
                 f"(input_channels=, adapt={{{name!r}: ...}}), or leave={name!r}."
             )
             told.add(name)
-        elif adapter is not None and not adapter.fits(source[key], scope[name]):
+        elif adapter is not None and not adapter.fits(given, scope[name]):
             problems.append(
-                f"adapter {adapter.name!r} cannot make {key!r}, {source[key]}, "
+                f"adapter {adapter.name!r} cannot make {key!r}, {given}, "
                 f"into {name!r}, {scope[name]}."
             )
             told.add(name)
         else:
-            moves.append(Move(key, name, source[key], scope[name], adapter))
+            moves.append(Move(key, name, given, scope[name], adapter, tuple(more)))
     return moves, told
 
 
@@ -328,7 +297,7 @@ def _idle(
     moves: Sequence[Move],
 ) -> list[str]:
     problems = []
-    used = [m.source for m in moves if any(fnmatchcase(m.source, p) for p in declared.unused)]
+    used = [k for m in moves for k in m.sources if any(fnmatchcase(k, p) for p in declared.unused)]
     if used:
         problems.append(
             f"unused= names tensors that are used: {some(used)}. To keep the target's own values, "

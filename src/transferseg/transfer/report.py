@@ -112,6 +112,8 @@ class TransferReport:
         lines = [f"peeled {prefix!r}" for prefix in self.peeled]
         adapted = [(m.adapter.name, m.adapter.note) for m in self.plan.moves if m.adapter]
         lines += [f"adapted {n} by {name}: {note}" for (name, note), n in Counter(adapted).items()]
+        joined = Counter(len(m.sources) for m in self.plan.moves if m.joined)
+        lines += [f"joined {n}: each from {count} tensors" for count, n in joined.items()]
         lines += [
             f"left at initialisation {n}: {why}"
             for why, n in Counter(self.plan.left.values()).items()
@@ -156,6 +158,7 @@ class TransferReport:
         moves = [
             {
                 "source": move.source,
+                **({"joined": list(move.joined)} if move.joined else {}),
                 "target": move.target,
                 "shape": list(move.target_shape),
                 "adapter": move.adapter and {"name": move.adapter.name, "note": move.adapter.note},

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 
+from transferseg.transfer import huggingface, self_supervised
 from transferseg.transfer.adapters import Adapter
+from transferseg.transfer.naming import whole_name
 from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES, TELLING
 from transferseg.transfer.torchvision_names import FAMILY_NAMES
 
@@ -29,12 +31,14 @@ class SourceFormat:
         unused: patterns on source keys that a segmentation model never needs.
         leave: patterns on target keys that such files may lack.
         rules: regular expression -> replacement, each applied in turn wherever it is found in a
-            key, before `rename`; anchor them with `^`.
+            key, before `rename`; anchor them with `^`. A name that ends in "[i/n]" is that of part
+            i, from 0, of a target that n tensors make, joined along the first axis.
         adapters: pattern on source keys -> how such a tensor becomes its target, whether or not the
             shapes differ.
         reasons: pattern on source keys that go nowhere -> why, for the report; beside `unused`.
         telling: patterns on source keys, one of which must be there for it to be recognised; none
             where the names that become the target's tell it.
+        signs: patterns on source keys; only files with a key for each are of this scheme.
 
     Example:
         >>> moco = SourceFormat("moco", {"": ENCODER_PREFIX}, rules={r"^encoder_q\.": ""})
@@ -50,10 +54,12 @@ class SourceFormat:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     telling: tuple[str, ...] = ()
+    signs: tuple[str, ...] = ()
 
-    def may_be(self, keys: Collection[str]) -> bool:
-        """Whether source keys have what tells it."""
-        return not self.telling or any(fnmatchcase(k, p) for p in self.telling for k in keys)
+    def may_name(self, keys: Collection[str]) -> bool:
+        """Whether the keys have all of its signs, and something that tells it."""
+        tells = not self.telling or any(fnmatchcase(k, p) for p in self.telling for k in keys)
+        return tells and all(any(fnmatchcase(key, sign) for key in keys) for sign in self.signs)
 
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
@@ -157,11 +163,35 @@ SOURCES: dict[str, SourceFormat] = {
         )
         for family, names in FAMILY_NAMES.items()
     },
+    **{
+        f"transformers {family}": SourceFormat(
+            f"transformers {family}",
+            {"": ENCODER_PREFIX},
+            unused=("classifier.*",),
+            leave=("*.num_batches_tracked", *BESIDE),
+            rules=rules,
+            reasons=huggingface.REASONS,
+        )
+        for family, rules in huggingface.FAMILIES.items()
+    },
+    **{
+        name: SourceFormat(
+            name,
+            {"": ENCODER_PREFIX},
+            leave=("*.num_batches_tracked", *BESIDE),
+            rules=naming.rules,
+            reasons=naming.reasons,
+            signs=naming.signs,
+        )
+        for name, naming in self_supervised.NAMINGS.items()
+    },
 }
 
 
 def detect(source_keys: Collection[str], target_keys: Collection[str]) -> SourceFormat | None:
     """The format under which most source keys become keys of the target, or None if none do.
+
+    Of several with equally many the first that can say of most other keys why they go nowhere.
 
     Example:
         >>> detect(["conv1.weight"], ["encoder.model.conv1.weight"]).name
@@ -169,9 +199,13 @@ def detect(source_keys: Collection[str], target_keys: Collection[str]) -> Source
     """
     wanted = set(target_keys)
     hits = {
-        name: sum(source_format.target_key(key) in wanted for key in source_keys)
-        for name, source_format in SOURCES.items()
-        if source_format.may_be(source_keys)
+        name: sum(whole_name(known.target_key(key)) in wanted for key in source_keys)
+        for name, known in SOURCES.items()
+        if known.may_name(source_keys)
     }
-    best = max(hits, key=lambda name: hits[name])
-    return SOURCES[best] if hits[best] else None
+    most = max(hits.values())
+    if not most:
+        return None
+    best = [SOURCES[name] for name, count in hits.items() if count == most]
+    told = [sum(known.why_unused(key) is not None for key in source_keys) for known in best]
+    return best[told.index(max(told))]

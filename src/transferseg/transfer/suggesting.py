@@ -13,7 +13,8 @@ from torch import nn
 from transferseg.errors import TransferError, some
 from transferseg.transfer.adapters import Shape
 from transferseg.transfer.families import Family, families, modules_of
-from transferseg.transfer.plan import rename_keys, within
+from transferseg.transfer.naming import rename_keys
+from transferseg.transfer.plan import within
 from transferseg.transfer.reading import Source, read_listing, unwrapped
 from transferseg.transfer.sources import BESIDE, ENCODER_PREFIX
 

@@ -55,7 +55,8 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
     Args:
         values: names -> tensors (or descriptions), or entries one of which holds the weights.
         origin: what an error calls the source.
-        entry: which entry to take; "ema" stands for any of `EMA_ENTRIES`.
+        entry: which entry to take, or which network of those that the tensors' names begin with;
+            "ema" stands for any of `EMA_ENTRIES`.
 
     Raises:
         CheckpointError: no weights, no such entry, other values among the tensors, tensors that are
@@ -81,14 +82,33 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
         peeled.append(taken)
         values = values[taken]
     choices = tuple(name for name, value in beside.items() if _holds_tensors(value))
-    if wanted is not None:
-        known = [*choices, *peeled, *(str(k) for k, v in values.items() if isinstance(v, Mapping))]
+    networks = _networks(values)
+    if wanted is not None and wanted not in networks:
+        dicts = (str(k) for k, v in values.items() if isinstance(v, Mapping))
+        known = [*choices, *peeled, *dicts, *networks]
         raise CheckpointError(f"{origin}: {unknown_name('entry', wanted, known)}")
     tensors, extra = _weights(values, origin)
+    if wanted is not None:  # one of the networks; the others are told as entries are
+        tensors = {name: tensors[key] for name, key in networks[wanted].items()}
+        peeled.append(f"{wanted}.")
+        extra += [name for name in networks if name != wanted]
     tensors, prefixes = _without_prefixes(tensors, peeled, lightning=_LIGHTNING in beside)
     others = (*beside, *extra)
     entries = tuple(name for name in choices if name in (*WEIGHT_ENTRIES, *EMA_ENTRIES))
     return Found(tensors, (*peeled, *prefixes), others, entries, _plain_values(beside))
+
+
+def _networks(values: Mapping[Any, Any]) -> dict[str, dict[str, str]]:
+    """The parts of a dict of tensors, of which self-supervised trainings save a network each.
+
+    Such as `encoder_q` and `encoder_k`: part -> name behind it -> key in the dict.
+    """
+    parts: dict[str, dict[str, str]] = {}
+    for key, value in values.items():
+        part, dot, name = str(key).removeprefix("module.").partition(".")
+        if is_tensor(value) and dot:
+            parts.setdefault(part, {})[name] = str(key)
+    return parts
 
 
 def _names(entry: str) -> tuple[str, ...]:

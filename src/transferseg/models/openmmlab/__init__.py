@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from timm.layers import LayerNorm2d
+from timm.models.convnext import ConvNeXt
 from timm.models.hrnet import HighResolutionNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -17,29 +18,34 @@ from torch import nn
 
 from transferseg.errors import SpecError
 from transferseg.models.openmmlab.hrnet import fuse_bilinearly
-from transferseg.models.openmmlab.swin import pad_before_shifting
+from transferseg.models.openmmlab.swin import SteadyWindowBlock, pad_before_shifting
 from transferseg.models.openmmlab.vit import check_vit, vit_maps
 
 __all__ = ["adopt", "arguments_of", "check_style", "out_norms", "vit_maps"]
 
 #: timm's models of which MMSegmentation computes something else
-DIFFERENT = (VisionTransformer, SwinTransformer, HighResolutionNet)
+DIFFERENT = (VisionTransformer, SwinTransformer, ConvNeXt, HighResolutionNet)
 
 
 def check_style(style: str, name: str, model_class: type[nn.Module] | None) -> None:
     """Refuse a style that the encoder has not.
 
     Args:
-        style: "timm" or "mmseg".
+        style: "timm", "mmseg" or "transformers".
         name: of the encoder, for the message.
         model_class: timm's; None for an encoder that is not timm's.
 
     Raises:
-        SpecError: "mmseg" of an encoder that computes alike in both.
+        SpecError: a style of an encoder that computes as in timm.
     """
+    if style == "transformers" and model_class is not SwinTransformer:
+        raise SpecError(
+            f"style 'transformers' is one of timm's SwinTransformer, which encoder {name!r} is "
+            "not; leave style out."
+        )
     if style == "mmseg" and model_class not in DIFFERENT:
         raise SpecError(
-            "style 'mmseg' is one of timm's VisionTransformer, SwinTransformer and "
+            "style 'mmseg' is one of timm's VisionTransformer, SwinTransformer, ConvNeXt and "
             f"HighResolutionNet, which encoder {name!r} is not; leave style out. (MMSegmentation's "
             "ResNets compute as timm's; where they are dilated, give dilation='mmseg'.)"
         )
@@ -52,23 +58,27 @@ def arguments_of(style: str, model_class: type[nn.Module]) -> dict[str, Any]:
         >>> arguments_of("mmseg", SwinTransformer)
         {'always_partition': True}
     """
-    partition = style == "mmseg" and issubclass(model_class, SwinTransformer)
+    partition = style != "timm" and issubclass(model_class, SwinTransformer)
     return {"always_partition": True} if partition else {}
 
 
-def adopt(model: Any, name: str) -> None:  # noqa: ANN401 - a timm model
-    """Make one of timm's models, just built, compute as MMSegmentation's, in place.
+def adopt(model: Any, name: str, style: str = "mmseg") -> None:  # noqa: ANN401 - a timm model
+    """Make one of timm's models, just built, compute as in another style, in place.
 
-    A ViT stays as it is: its maps are read by `vit_maps`.
+    A ViT stays as it is, its maps are read by `vit_maps`; and so does a ConvNeXt, whose maps get
+    norms.
 
     Args:
-        model: a ViT, Swin or HRNet.
+        model: a ViT, Swin, ConvNeXt or HRNet.
         name: of the encoder, for the message.
+        style: "mmseg", or "transformers" of a Swin.
 
     Raises:
         SpecError: a ViT with parts that MMSegmentation's has not.
     """
-    if isinstance(model, VisionTransformer):
+    if style == "transformers":
+        pad_before_shifting(model, SteadyWindowBlock)
+    elif isinstance(model, VisionTransformer):
         check_vit(model, name)
     elif isinstance(model, SwinTransformer):
         pad_before_shifting(model)
@@ -77,12 +87,13 @@ def adopt(model: Any, name: str) -> None:  # noqa: ANN401 - a timm model
 
 
 def out_norms(model: nn.Module, channels: tuple[int, ...]) -> nn.ModuleList | None:
-    """The norms of Swin's maps, `norm0` to `norm3` in MMSegmentation; None for other models.
+    """The norms of Swin's and ConvNeXt's maps, `norm0` to `norm3` there; None for other models.
 
     Example:
         >>> out_norms(nn.Identity(), (8, 16)) is None
         True
     """
-    if not isinstance(model, SwinTransformer):
+    if not isinstance(model, (SwinTransformer, ConvNeXt)):
         return None
-    return nn.ModuleList(LayerNorm2d(width, eps=1e-5) for width in channels)
+    eps = 1e-5 if isinstance(model, SwinTransformer) else 1e-6
+    return nn.ModuleList(LayerNorm2d(width, eps=eps) for width in channels)

@@ -24,22 +24,47 @@ class PaddedWindowBlock(WindowBlock):
 
     def _attend(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
-        (rows, columns), (down, right) = self.window, self.shift
+        (rows, columns), (down, right) = self.window, self._shift_on(height, width)
         x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
         if not (down or right):
             return self._in_windows(x, None)[:, :height, :width]
         x = torch.roll(x, (-down, -right), (1, 2))
-        seams = self._mask((x.shape[1], x.shape[2]), self.shift, x)
+        seams = self._mask((x.shape[1], x.shape[2]), (down, right), x)
         x = torch.roll(self._in_windows(x, seams), (down, right), (1, 2))
         return x[:, :height, :width]
 
+    def _shift_on(self, height: int, width: int) -> tuple[int, int]:  # noqa: ARG002
+        """How far a map of this size is shifted."""
+        return self.shift
 
-def pad_before_shifting(model: SwinTransformer) -> None:
+
+class SteadyWindowBlock(PaddedWindowBlock):
+    """The same, but unshifted on a map whose shorter side is no longer than a window.
+
+    Args:
+        block: one of timm's, of Swin; its modules are taken over under their names.
+
+    Source: transformers' SwinModel, with whose weights it computes the same. (A model of theirs
+    that has once seen such a map shifts no more; this one has no memory. Maps smaller than a window
+    are an error there.)
+    """
+
+    def _shift_on(self, height: int, width: int) -> tuple[int, int]:
+        """Not at all where a window reaches over the shorter side."""
+        return (
+            (0, 0) if min(height, width) <= min(self.window) else super()._shift_on(height, width)
+        )
+
+
+def pad_before_shifting(
+    model: SwinTransformer, block_class: type[PaddedWindowBlock] = PaddedWindowBlock
+) -> None:
     """Replace the blocks of a Swin of timm's in place; parameters and names stay.
 
     Args:
         model: built with `always_partition=True`, so that its windows have their full size.
+        block_class: what the blocks become.
     """
     for stage in model.layers:
         for index, block in enumerate(stage.blocks):
-            stage.blocks[index] = PaddedWindowBlock(block)
+            stage.blocks[index] = block_class(block)
