@@ -17,6 +17,7 @@ from transferseg.metrics.scores import (
     SegmentationScores,
     segmentation_scores,
 )
+from transferseg.metrics.tally import exclusive_counts, overlapping_counts
 from transferseg.spec import class_names
 from transferseg.types import TargetMode
 
@@ -123,26 +124,12 @@ class SegmentationCounts(ImageRows):
         names = ("classes", "mode", "threshold", "ignore_index")
         return {name: getattr(self, name) for name in names}
 
-    def _per_class(self, mask: Tensor) -> Tensor:
-        """A hard mask as bool (B, K, H, W)."""
-        if self.mode != "multiclass":
-            return mask > 0.5 if mask.dtype is not torch.bool else mask
-        index = torch.arange(len(self.classes), device=mask.device).reshape(-1, 1, 1)
-        return mask.unsqueeze(1) == index
-
-    def _count(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Rows of a hard prediction, (B, K, H, W) bool, against a target."""
-        # Cast before comparing: in uint8, an ignore_index of -100 is not a value.
-        values = target if target.is_floating_point() else target.long()
-        counted = torch.ones_like(values, dtype=torch.bool)
-        if self.ignore_index is not None:
-            counted = values != self.ignore_index
+    def _count(self, given: Tensor, target: Tensor, above: float) -> Tensor:
+        """Rows of logits or hard masks against a target."""
+        ignore = self.ignore_index
         if self.mode == "multiclass":
-            counted = counted.unsqueeze(1)
-        true, predicted = self._per_class(values) & counted, predicted & counted
-        tp = (true & predicted).sum((2, 3))
-        fp, fn = predicted.sum((2, 3)) - tp, true.sum((2, 3)) - tp
-        return torch.stack([tp, fp, fn, counted.sum((2, 3)) - tp - fp - fn], dim=-1)
+            return exclusive_counts(given, target, classes=len(self.classes), ignore_index=ignore)
+        return overlapping_counts(given, target, above=[above], ignore_index=ignore).squeeze(2)
 
     @torch.no_grad()
     def count(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -158,11 +145,7 @@ class SegmentationCounts(ImageRows):
             SpecError: a shape or dtype that does not fit, naming both.
         """
         _check_shapes("logits", logits, target, len(self.classes), self.mode)
-        if self.mode == "multiclass":
-            predicted = self._per_class(logits.argmax(dim=1))
-        else:  # in half precision the threshold itself would be rounded
-            predicted = logits.to(torch.promote_types(logits.dtype, torch.float32)) > self._logit
-        return self._count(predicted, target)
+        return self._count(logits, target, self._logit)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count one batch: see `count`."""
@@ -181,7 +164,7 @@ class SegmentationCounts(ImageRows):
             SpecError: a shape or dtype that does not fit, naming both.
         """
         _check_shapes("masks", prediction, target, len(self.classes), self.mode)
-        self.append(self._count(self._per_class(prediction), target))
+        self.append(self._count(prediction, target, 0))
 
     def scores(
         self,
