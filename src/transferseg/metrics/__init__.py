@@ -1,12 +1,22 @@
 """Metrics: streaming counts, one row an image, and scores that say what they are."""
 
+from transferseg.metrics.calibration import CalibrationCounts, CalibrationScores
 from transferseg.metrics.classification import MultilabelCounts, MultilabelScores
 from transferseg.metrics.counts import SegmentationCounts
+from transferseg.metrics.distribution import Distribution, ImageScores, distribution
 from transferseg.metrics.multiclass import MulticlassCounts, MulticlassScores
+from transferseg.metrics.overlap import CLASS_SCORES, ClassScore
 from transferseg.metrics.reconstruction import ReconstructionError, ReconstructionScores
 from transferseg.metrics.scores import SegmentationScores
+from transferseg.metrics.sweep import SweepScores, ThresholdCounts
 
 __all__ = [
+    "CLASS_SCORES",
+    "CalibrationCounts",
+    "CalibrationScores",
+    "ClassScore",
+    "Distribution",
+    "ImageScores",
     "MulticlassCounts",
     "MulticlassScores",
     "MultilabelCounts",
@@ -15,4 +25,7 @@ __all__ = [
     "ReconstructionScores",
     "SegmentationCounts",
     "SegmentationScores",
+    "SweepScores",
+    "ThresholdCounts",
+    "distribution",
 ]

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from transferseg.errors import SpecError, describe, unknown_name
+from transferseg.metrics.distribution import ImageScores
+from transferseg.metrics.overlap import EmptyScore, Scheme
 from transferseg.metrics.rows import ImageRows
-from transferseg.metrics.scores import (
-    EmptyScore,
-    Scheme,
-    SegmentationScores,
-    segmentation_scores,
-)
+from transferseg.metrics.scores import SegmentationScores, image_scores, segmentation_scores
 from transferseg.metrics.tally import exclusive_counts, overlapping_counts
 from transferseg.spec import class_names
 from transferseg.types import TargetMode
@@ -37,8 +34,13 @@ def check_threshold(threshold: float) -> float:
     return math.log(threshold / (1 - threshold))
 
 
-def _check_shapes(kind: str, given: Tensor, target: Tensor, classes: int, mode: str) -> None:
-    """Raise `SpecError` unless a prediction and its target fit the classes; no value is read."""
+def check_shapes(kind: str, given: Tensor, target: Tensor, classes: int, mode: str) -> None:
+    """Raise `SpecError` unless a prediction and its target fit the classes; no value is read.
+
+    Example:
+        >>> check_shapes("logits", torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8).long(), 3,
+        ...              "multiclass")
+    """
     pair = f"got {kind} {describe(given)} and target {describe(target)}."
     indices = mode == "multiclass" and kind == "masks"
     expected = "(B, H, W)" if indices else f"(B, {classes}, H, W)"
@@ -144,7 +146,7 @@ class SegmentationCounts(ImageRows):
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
         """
-        _check_shapes("logits", logits, target, len(self.classes), self.mode)
+        check_shapes("logits", logits, target, len(self.classes), self.mode)
         return self._count(logits, target, self._logit)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
@@ -163,7 +165,7 @@ class SegmentationCounts(ImageRows):
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
         """
-        _check_shapes("masks", prediction, target, len(self.classes), self.mode)
+        check_shapes("masks", prediction, target, len(self.classes), self.mode)
         self.append(self._count(prediction, target, 0))
 
     def scores(
@@ -173,7 +175,7 @@ class SegmentationCounts(ImageRows):
         classes: Sequence[str] | None = None,
         empty: EmptyScore = "exclude",
     ) -> SegmentationScores:
-        """IoU, Dice, precision, recall and accuracy of everything counted so far.
+        """Every score of everything counted so far: IoU, Dice, accuracy and the others.
 
         Args:
             scheme: "pooled" (pixels summed over all images) or "per_image" (the mean over images).
@@ -190,6 +192,33 @@ class SegmentationCounts(ImageRows):
             self.classes,
             mode=self.mode,
             scheme=scheme,
+            chosen=classes,
+            empty=empty,
+        )
+
+    def image_scores(
+        self,
+        score: str,
+        *,
+        classes: Sequence[str] | None = None,
+        empty: EmptyScore = "exclude",
+    ) -> ImageScores:
+        """One score of each image and class, in the order in which the images were counted.
+
+        Args:
+            score: a name of `CLASS_SCORES`, such as "dice".
+            classes: names to score, all of them by default.
+            empty: as in `scores`.
+
+        Raises:
+            SpecError: an unknown score, class or policy.
+            DataError: nothing counted, or labels outside the classes.
+        """
+        return image_scores(
+            self.rows.cpu().numpy(),
+            self.classes,
+            score=score,
+            mode=self.mode,
             chosen=classes,
             empty=empty,
         )
