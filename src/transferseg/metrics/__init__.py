@@ -2,8 +2,10 @@
 
 from transferseg.metrics.calibration import CalibrationCounts, CalibrationScores
 from transferseg.metrics.classification import MultilabelCounts, MultilabelScores
+from transferseg.metrics.components import LesionMatch, label_lesions, match_lesions
 from transferseg.metrics.counts import SegmentationCounts
 from transferseg.metrics.distribution import Distribution, ImageScores, distribution
+from transferseg.metrics.lesions import LesionCounts, LesionScores
 from transferseg.metrics.multiclass import MulticlassCounts, MulticlassScores
 from transferseg.metrics.overlap import CLASS_SCORES, ClassScore
 from transferseg.metrics.reconstruction import ReconstructionError, ReconstructionScores
@@ -17,6 +19,9 @@ __all__ = [
     "ClassScore",
     "Distribution",
     "ImageScores",
+    "LesionCounts",
+    "LesionMatch",
+    "LesionScores",
     "MulticlassCounts",
     "MulticlassScores",
     "MultilabelCounts",
@@ -28,4 +33,6 @@ __all__ = [
     "SweepScores",
     "ThresholdCounts",
     "distribution",
+    "label_lesions",
+    "match_lesions",
 ]

@@ -114,7 +114,7 @@ class SegmentationCounts(ImageRows):
         self.mode = mode
         self.threshold = threshold
         self.ignore_index = ignore_index
-        self._logit = check_threshold(threshold)
+        self.logit = check_threshold(threshold)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -147,7 +147,7 @@ class SegmentationCounts(ImageRows):
             SpecError: a shape or dtype that does not fit, naming both.
         """
         check_shapes("logits", logits, target, len(self.classes), self.mode)
-        return self._count(logits, target, self._logit)
+        return self._count(logits, target, self.logit)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count one batch: see `count`."""
