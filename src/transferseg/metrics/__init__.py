@@ -4,12 +4,14 @@ from transferseg.metrics.calibration import CalibrationCounts, CalibrationScores
 from transferseg.metrics.classification import MultilabelCounts, MultilabelScores
 from transferseg.metrics.components import LesionMatch, label_lesions, match_lesions
 from transferseg.metrics.counts import SegmentationCounts
+from transferseg.metrics.distances import SurfaceCounts, SurfaceScores
 from transferseg.metrics.distribution import Distribution, ImageScores, distribution
 from transferseg.metrics.lesions import LesionCounts, LesionScores
 from transferseg.metrics.multiclass import MulticlassCounts, MulticlassScores
 from transferseg.metrics.overlap import CLASS_SCORES, ClassScore
 from transferseg.metrics.reconstruction import ReconstructionError, ReconstructionScores
 from transferseg.metrics.scores import SegmentationScores
+from transferseg.metrics.surface import SurfaceDistances, surface_distances
 from transferseg.metrics.sweep import SweepScores, ThresholdCounts
 
 __all__ = [
@@ -30,9 +32,13 @@ __all__ = [
     "ReconstructionScores",
     "SegmentationCounts",
     "SegmentationScores",
+    "SurfaceCounts",
+    "SurfaceDistances",
+    "SurfaceScores",
     "SweepScores",
     "ThresholdCounts",
     "distribution",
     "label_lesions",
     "match_lesions",
+    "surface_distances",
 ]

@@ -66,16 +66,16 @@ def label_lesions(mask: NDArray[Any], *, connectivity: int | None = None) -> NDA
     return numbered
 
 
-def check_criterion(criterion: str, threshold: float) -> None:
-    """Raise `SpecError` for an unknown criterion or a threshold that is no part of a lesion.
+def check_criterion(criterion: str, above: float) -> None:
+    """Raise `SpecError` for an unknown criterion, or a part of a lesion that is none.
 
     Example:
         >>> check_criterion("iou", 0.5)
     """
     if criterion not in get_args(Criterion):
         raise SpecError(unknown_name("criterion", str(criterion), get_args(Criterion)))
-    if not 0 <= threshold < 1:
-        raise SpecError(f"threshold must lie in 0..1, 1 excluded, got {threshold!r}.")
+    if not 0 <= above < 1:
+        raise SpecError(f"above must lie in 0..1, 1 excluded, got {above!r}.")
 
 
 def match_lesions(
@@ -83,39 +83,39 @@ def match_lesions(
     truth: NDArray[Any],
     *,
     criterion: Criterion = "overlap",
-    threshold: float = 0.0,
+    above: float = 0.0,
     connectivity: int | None = None,
     min_size: int = 1,
 ) -> LesionMatch:
     """Which true lesions a prediction has found, and which predicted ones are true.
 
-    "overlap": a true lesion is found if more than `threshold` of its pixels are predicted, by
-    whichever predicted lesions; a predicted one is true if more than `threshold` of its pixels are
+    "overlap": a true lesion is found if more than `above` of its pixels are predicted, by
+    whichever predicted lesions; a predicted one is true if more than `above` of its pixels are
     true. At 0, one common pixel is enough. One predicted lesion may find several true ones.
 
     "iou": pairs of one true and one predicted lesion whose intersection over union is above
-    `threshold`; each lesion is in one pair at most, and the pairs are chosen to be as many as
+    `above`; each lesion is in one pair at most, and the pairs are chosen to be as many as
     possible, then as alike as possible (above 0.5 there is no choice).
 
     Args:
         prediction: (H, W) or (D, H, W), foreground other than 0.
         truth: of the same shape.
         criterion: "overlap" or "iou".
-        threshold: 0..1, 1 excluded.
+        above: part of a lesion, or IoU, that must be exceeded; 0..1, 1 excluded.
         connectivity: see `label_lesions`.
         min_size: lesions of fewer pixels are no lesions: they are removed from both first.
 
     Raises:
-        SpecError: shapes that differ, an unknown criterion, a threshold outside 0..1.
+        SpecError: shapes that differ, an unknown criterion, a part outside 0..1.
 
     Example:
         >>> truth, prediction = np.array([[1, 1, 1, 0]]), np.array([[0, 0, 1, 1]])
         >>> match_lesions(prediction, truth).found, match_lesions(
-        ...     prediction, truth, criterion="iou", threshold=0.5
+        ...     prediction, truth, criterion="iou", above=0.5
         ... ).found
         (array([ True]), array([False]))
     """
-    check_criterion(criterion, threshold)
+    check_criterion(criterion, above)
     if prediction.shape != truth.shape:
         raise SpecError(f"masks must have one shape, got {prediction.shape} and {truth.shape}.")
     said, sizes_said = _lesions(prediction, connectivity, min_size)
@@ -125,10 +125,10 @@ def match_lesions(
         minlength=(len(sizes) + 1) * (len(sizes_said) + 1),
     ).reshape(len(sizes) + 1, -1)[1:, 1:]
     if criterion == "overlap":
-        found = common.sum(1) > threshold * sizes
-        true = common.sum(0) > threshold * sizes_said
+        found = common.sum(1) > above * sizes
+        true = common.sum(0) > above * sizes_said
     else:
-        found, true = _pairs(common, sizes, sizes_said, threshold)
+        found, true = _pairs(common, sizes, sizes_said, above)
     return LesionMatch(sizes=sizes, found=found, predicted_sizes=sizes_said, true=true)
 
 
@@ -144,12 +144,12 @@ def _lesions(
 
 
 def _pairs(
-    common: NDArray[np.int64], sizes: NDArray[np.int64], said: NDArray[np.int64], threshold: float
+    common: NDArray[np.int64], sizes: NDArray[np.int64], said: NDArray[np.int64], above: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which rows and columns of the table of common pixels are in a pair."""
     found, true = np.zeros(len(sizes), bool), np.zeros(len(said), bool)
     iou = common / np.maximum(sizes[:, None] + said - common, 1)
-    allowed = iou > threshold
+    allowed = iou > above
     # a pair is worth more than all the likeness of the others: as many pairs as possible first
     worth = np.where(allowed, iou + min(common.shape, default=0), 0.0)
     rows, columns = linear_sum_assignment(worth, maximize=True)

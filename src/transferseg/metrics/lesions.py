@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from transferseg.errors import DataError, SpecError, describe
+from transferseg.errors import DataError, SpecError
 from transferseg.metrics.components import Criterion, check_criterion, match_lesions
-from transferseg.metrics.counts import SegmentationCounts
-from transferseg.metrics.rows import ImageRows
+from transferseg.metrics.objects import ObjectRows
 from transferseg.metrics.tables import json_number, json_numbers, mean, text_table
 from transferseg.types import TargetMode
 
@@ -27,6 +25,8 @@ class LesionScores:
     """Detection scores by class, over the lesions of all images.
 
     Attributes:
+        criterion: when a lesion counts as found: see `match_lesions`.
+        above: part of the lesion, or IoU, that had to be exceeded.
         sensitivity: found lesions over all true ones; NaN without one.
         precision: predicted lesions that are true, over all predicted ones; NaN without one.
         f1: harmonic mean of the two; 0 where one of them is 0, NaN without a true lesion.
@@ -50,7 +50,7 @@ class LesionScores:
     """
 
     criterion: Criterion
-    threshold: float
+    above: float
     sensitivity: Mapping[str, float]
     precision: Mapping[str, float]
     f1: Mapping[str, float]
@@ -80,7 +80,7 @@ class LesionScores:
         sizes = self.sensitivity_by_size.items()
         return {
             "criterion": self.criterion,
-            "threshold": self.threshold,
+            "above": self.above,
             "images": self.images,
             **{name: json_number(getattr(self, name)) for name in ("mean_sensitivity", "mean_f1")},
             **{name: json_numbers(getattr(self, name)) for name in scores},
@@ -97,11 +97,11 @@ class LesionScores:
         ]
         what = "overlap" if self.criterion == "overlap" else "IoU"
         images = f"{self.images} image{'' if self.images == 1 else 's'}"
-        head = f"lesions of {images}; found: {what} above {self.threshold:g}"
+        head = f"lesions of {images}; found: {what} above {self.above:g}"
         return f"{head}\n{text_table(_HEADER, lines)}"
 
 
-class LesionCounts(ImageRows):
+class LesionCounts(ObjectRows):
     """True, found, predicted and rightly predicted lesions of each image and class, by size.
 
     Rows are int64, (images, classes, size bins, 4); a true lesion stands in the bin of its own
@@ -114,12 +114,12 @@ class LesionCounts(ImageRows):
         classes: names in the order of the logits' channels, or their number.
         mode: "binary", "multiclass" or "multilabel". The components of each class are found alone.
         criterion: "overlap" or "iou", when a lesion is found: see `match_lesions`.
-        threshold: of the criterion, 0..1, 1 excluded.
+        above: part of a lesion, or IoU, that must be exceeded; 0..1, 1 excluded.
         connectivity: see `label_lesions`.
         min_size: components of fewer pixels are no lesions, neither true nor predicted.
         size_limits: rising numbers of pixels: (10, 100) makes the bins 1-9, 10-99, 100 and more.
-        probability: binary and multilabel: above which a pixel is foreground.
-        ignore_index: pixels with this target value are background in both.
+        threshold: binary and multilabel: the probability above which a pixel is foreground.
+        ignore_index: pixels with this target value are background in both masks.
 
     Raises:
         SpecError: an unknown mode or criterion, classes that do not fit, limits that do not rise.
@@ -140,23 +140,18 @@ class LesionCounts(ImageRows):
         *,
         mode: TargetMode,
         criterion: Criterion = "overlap",
-        threshold: float = 0.0,
+        above: float = 0.0,
         connectivity: int | None = None,
         min_size: int = 1,
         size_limits: Sequence[int] = (),
-        probability: float = 0.5,
+        threshold: float = 0.5,
         ignore_index: int | None = 255,
     ) -> None:
-        super().__init__()
-        like = SegmentationCounts(
-            classes, mode=mode, threshold=probability, ignore_index=ignore_index
-        )
-        self.classes, self.mode, self._logit = like.classes, mode, like.logit
-        check_criterion(criterion, threshold)
-        self.criterion, self.threshold = criterion, threshold
+        super().__init__(classes, mode=mode, threshold=threshold, ignore_index=ignore_index)
+        check_criterion(criterion, above)
+        self.criterion, self.above = criterion, above
         self.connectivity, self.min_size = connectivity, min_size
         self.size_limits = tuple(size_limits)
-        self.probability, self.ignore_index = probability, ignore_index
         if any(b <= a for a, b in zip((1, *self.size_limits), self.size_limits, strict=False)):
             raise SpecError(f"size_limits must rise, from above 1 pixel on, got {size_limits!r}.")
 
@@ -167,54 +162,17 @@ class LesionCounts(ImageRows):
 
     def configuration(self) -> dict[str, object]:
         """Everything that the constructor takes."""
-        names = (
-            "classes", "mode", "criterion", "threshold", "connectivity", "min_size", "size_limits",
-            "probability", "ignore_index",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        names = ("criterion", "above", "connectivity", "min_size", "size_limits")
+        return super().configuration() | {name: getattr(self, name) for name in names}
 
-    @torch.no_grad()
-    def count(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The rows of one batch, without adding them: int64 (B, classes, size bins, 4), on the CPU.
-
-        Args:
-            logits: raw scores, (B, K, H, W) or (B, K, D, H, W), any float dtype.
-            target: multiclass: class indices (B, [D,] H, W); binary and multilabel: the shape of
-                the logits, any real dtype, foreground above 0.5.
-
-        Raises:
-            SpecError: shapes that do not fit.
-        """
-        if not logits.is_floating_point():
-            raise SpecError(f"logits are of a floating dtype, got {describe(logits)}.")
-        exclusive = self.mode == "multiclass"
-        return self._count(logits.argmax(1) if exclusive else logits.float() > self._logit, target)
-
-    def _count(self, hard: Tensor, target: Tensor) -> Tensor:
-        exclusive, pair = self.mode == "multiclass", f"{describe(hard)} and {describe(target)}"
-        if hard.shape != target.shape or hard.ndim - (not exclusive) not in (3, 4):
-            raise SpecError(f"predictions and targets of mode {self.mode!r} do not fit: {pair}.")
-        if not exclusive and hard.shape[1] != len(self.classes):
-            raise SpecError(f"there are {len(self.classes)} classes, got masks {pair}.")
-        said, truth = hard.cpu().numpy(), target.cpu()
-        true = (truth.float() if truth.is_floating_point() else truth.long()).numpy()
-        everywhere = self.ignore_index is None
-        counted = np.ones(true.shape, bool) if everywhere else true != self.ignore_index
-        rows = [self._image(*image) for image in zip(said, true, counted, strict=True)]
-        return torch.from_numpy(np.stack(rows)) if rows else self.rows[:0].cpu()
-
-    def _image(
-        self, said: NDArray[Any], true: NDArray[Any], counted: NDArray[np.bool_]
+    def image_row(
+        self, prediction: NDArray[np.bool_], truth: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
         """(classes, size bins, 4) of one image."""
         rows = np.zeros(self.row_shape, np.int64)
-        for k, row in enumerate(rows):
-            if self.mode == "multiclass":
-                masks = (said == k) & counted, (true == k) & counted
-            else:
-                masks = (said[k] > 0) & counted[k], (true[k] > 0.5) & counted[k]
+        for row, said, real in zip(rows, prediction, truth, strict=True):
             match = match_lesions(
-                *masks, criterion=self.criterion, threshold=self.threshold,
+                said, real, criterion=self.criterion, above=self.above,
                 connectivity=self.connectivity, min_size=self.min_size,
             )  # fmt: skip
             row[:, 0], row[:, 1] = self._by_size(match.sizes, match.found)
@@ -226,20 +184,6 @@ class LesionCounts(ImageRows):
         places = np.searchsorted(self.size_limits, sizes, side="right")
         bins = len(self.size_limits) + 1
         return [np.bincount(some, minlength=bins) for some in (places, places[hit])]
-
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Count one batch: see `count`."""
-        self.append(self.count(logits, target).to(self._device))
-
-    def update_masks(self, prediction: Tensor, target: Tensor) -> None:
-        """Count one batch of hard masks, in the shape of the target.
-
-        Raises:
-            SpecError: shapes that do not fit, or a floating prediction.
-        """
-        if prediction.is_floating_point():
-            raise SpecError(f"masks are of an integer or bool dtype, got {describe(prediction)}.")
-        self.append(self._count(prediction, target).to(self._device))
 
     def scores(self) -> LesionScores:
         """Detection scores of everything counted so far.
@@ -259,7 +203,7 @@ class LesionCounts(ImageRows):
         names = _size_names(self.size_limits)
         return LesionScores(
             criterion=self.criterion,
-            threshold=self.threshold,
+            above=self.above,
             sensitivity=sensitivity,
             precision=precision,
             f1={name: _f1(sensitivity[name], precision[name]) for name in total},
