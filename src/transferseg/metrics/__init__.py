@@ -9,8 +9,16 @@ from transferseg.metrics.distribution import Distribution, ImageScores, distribu
 from transferseg.metrics.lesions import LesionCounts, LesionScores
 from transferseg.metrics.multiclass import MulticlassCounts, MulticlassScores
 from transferseg.metrics.overlap import CLASS_SCORES, ClassScore
+from transferseg.metrics.ranks import RankCorrelation, Spread, rank_correlation, spread
 from transferseg.metrics.reconstruction import ReconstructionError, ReconstructionScores
 from transferseg.metrics.scores import SegmentationScores
+from transferseg.metrics.statistics import (
+    Interval,
+    PairedTest,
+    bootstrap_interval,
+    holm,
+    paired_test,
+)
 from transferseg.metrics.surface import SurfaceDistances, surface_distances
 from transferseg.metrics.sweep import SweepScores, ThresholdCounts
 
@@ -21,6 +29,7 @@ __all__ = [
     "ClassScore",
     "Distribution",
     "ImageScores",
+    "Interval",
     "LesionCounts",
     "LesionMatch",
     "LesionScores",
@@ -28,17 +37,25 @@ __all__ = [
     "MulticlassScores",
     "MultilabelCounts",
     "MultilabelScores",
+    "PairedTest",
+    "RankCorrelation",
     "ReconstructionError",
     "ReconstructionScores",
     "SegmentationCounts",
     "SegmentationScores",
+    "Spread",
     "SurfaceCounts",
     "SurfaceDistances",
     "SurfaceScores",
     "SweepScores",
     "ThresholdCounts",
+    "bootstrap_interval",
     "distribution",
+    "holm",
     "label_lesions",
     "match_lesions",
+    "paired_test",
+    "rank_correlation",
+    "spread",
     "surface_distances",
 ]

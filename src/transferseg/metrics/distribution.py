@@ -76,12 +76,14 @@ def distribution(
     array = np.asarray(list(values), dtype=np.float64)
     defined = np.sort(array[~np.isnan(array)])
     n = len(defined)
-    found = np.quantile(defined, quantiles) if n else [np.nan] * len(quantiles)
+    with np.errstate(invalid="ignore"):  # infinite distances have no spread
+        found = np.quantile(defined, quantiles) if n else [np.nan] * len(quantiles)
+        std = float(defined.std(ddof=1)) if n > 1 else float("nan")
     return Distribution(
         n=n,
         undefined=len(array) - n,
         mean=mean(defined),
-        std=float(defined.std(ddof=1)) if n > 1 else float("nan"),
+        std=std,
         quantiles={level: float(value) for level, value in zip(quantiles, found, strict=True)},
     )
 
