@@ -136,7 +136,7 @@ def _exclusive(
         predicted = _largest(piece, room) if logits else _codes(piece, classes)
         true = _codes(labels, classes)
         if ignore_index is not None:
-            true[_equal(labels, ignore_index)] = classes + 1
+            np.putmask(true, _equal(labels, ignore_index), classes + 1)
         true *= classes + 1
         true += predicted
         table += np.bincount(true, minlength=table.size)
