@@ -31,8 +31,8 @@ class CalibrationScores:
     beside how often that class is right; their Brier score is the sum over the classes.
 
     Attributes:
-        ece: expected calibration error: |mean probability - frequency| of the bins, weighted with
-            their pixels; 0..1, NaN without a counted pixel.
+        ece: expected calibration error: the mean over the bins, weighted with their pixels, of how
+            far mean probability and frequency are apart; 0..1, NaN without a counted pixel.
         mce: the largest of these differences.
         brier: mean squared difference of probability and truth; 0..1, of exclusive classes 0..2.
         probability: mean probability by bin, NaN in an empty one.
