@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from tests.metrics.processes import all_scores
 from tests.training.auxiliary import spread
 from tests.training.tiny import Accuracy, TermsLoss, loader, net, rotate
 from transferseg.data import RotatingKFold
@@ -52,6 +53,7 @@ def main(folder: Path, batch: int) -> None:
     data = loader(9, batch=2, shuffle=False)
     found["scores"] = evaluate(state.model, data, metrics=counts, accelerator=accelerator)
     found["share"] = counts.all.item()
+    found["metrics"] = all_scores(2, accelerator)
     accelerator.free_memory()
     state = state_of(accelerator, 0)
     straight = follow(state, shuffle=True, batch=batch), values(state)

@@ -59,6 +59,9 @@ def test_two_processes_are_one_with_twice_the_batch(launched):
     # nine samples in batches of two: no sample counted twice
     assert [found["share"] for found in two] == [5 * 36, 4 * 36]
     assert two[0]["scores"] == two[1]["scores"] == pytest.approx(one["scores"])
+    for name, (scores, images) in one["metrics"].items():  # to the last digit
+        assert [found["metrics"][name] for found in two] == [[scores, 5], [scores, 4]], name
+        assert images == 9
     for found in two:
         assert found["resumed"]
         for mine, other in zip(found["losses again"], found["straight"], strict=True):

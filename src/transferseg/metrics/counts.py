@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from transferseg.errors import SpecError, describe, unknown_name
+from transferseg.metrics.distribution import ImageScores
+from transferseg.metrics.overlap import EmptyScore, Scheme
 from transferseg.metrics.rows import ImageRows
-from transferseg.metrics.scores import (
-    EmptyScore,
-    Scheme,
-    SegmentationScores,
-    segmentation_scores,
-)
+from transferseg.metrics.scores import SegmentationScores, image_scores, segmentation_scores
+from transferseg.metrics.tally import exclusive_counts, overlapping_counts
 from transferseg.spec import class_names
 from transferseg.types import TargetMode
 
@@ -36,8 +34,13 @@ def check_threshold(threshold: float) -> float:
     return math.log(threshold / (1 - threshold))
 
 
-def _check_shapes(kind: str, given: Tensor, target: Tensor, classes: int, mode: str) -> None:
-    """Raise `SpecError` unless a prediction and its target fit the classes; no value is read."""
+def check_shapes(kind: str, given: Tensor, target: Tensor, classes: int, mode: str) -> None:
+    """Raise `SpecError` unless a prediction and its target fit the classes; no value is read.
+
+    Example:
+        >>> check_shapes("logits", torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8).long(), 3,
+        ...              "multiclass")
+    """
     pair = f"got {kind} {describe(given)} and target {describe(target)}."
     indices = mode == "multiclass" and kind == "masks"
     expected = "(B, H, W)" if indices else f"(B, {classes}, H, W)"
@@ -111,7 +114,7 @@ class SegmentationCounts(ImageRows):
         self.mode = mode
         self.threshold = threshold
         self.ignore_index = ignore_index
-        self._logit = check_threshold(threshold)
+        self.logit = check_threshold(threshold)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -123,26 +126,12 @@ class SegmentationCounts(ImageRows):
         names = ("classes", "mode", "threshold", "ignore_index")
         return {name: getattr(self, name) for name in names}
 
-    def _per_class(self, mask: Tensor) -> Tensor:
-        """A hard mask as bool (B, K, H, W)."""
-        if self.mode != "multiclass":
-            return mask > 0.5 if mask.dtype is not torch.bool else mask
-        index = torch.arange(len(self.classes), device=mask.device).reshape(-1, 1, 1)
-        return mask.unsqueeze(1) == index
-
-    def _count(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Rows of a hard prediction, (B, K, H, W) bool, against a target."""
-        # Cast before comparing: in uint8, an ignore_index of -100 is not a value.
-        values = target if target.is_floating_point() else target.long()
-        counted = torch.ones_like(values, dtype=torch.bool)
-        if self.ignore_index is not None:
-            counted = values != self.ignore_index
+    def _count(self, given: Tensor, target: Tensor, above: float) -> Tensor:
+        """Rows of logits or hard masks against a target."""
+        ignore = self.ignore_index
         if self.mode == "multiclass":
-            counted = counted.unsqueeze(1)
-        true, predicted = self._per_class(values) & counted, predicted & counted
-        tp = (true & predicted).sum((2, 3))
-        fp, fn = predicted.sum((2, 3)) - tp, true.sum((2, 3)) - tp
-        return torch.stack([tp, fp, fn, counted.sum((2, 3)) - tp - fp - fn], dim=-1)
+            return exclusive_counts(given, target, classes=len(self.classes), ignore_index=ignore)
+        return overlapping_counts(given, target, above=[above], ignore_index=ignore).squeeze(2)
 
     @torch.no_grad()
     def count(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -157,12 +146,8 @@ class SegmentationCounts(ImageRows):
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
         """
-        _check_shapes("logits", logits, target, len(self.classes), self.mode)
-        if self.mode == "multiclass":
-            predicted = self._per_class(logits.argmax(dim=1))
-        else:  # in half precision the threshold itself would be rounded
-            predicted = logits.to(torch.promote_types(logits.dtype, torch.float32)) > self._logit
-        return self._count(predicted, target)
+        check_shapes("logits", logits, target, len(self.classes), self.mode)
+        return self._count(logits, target, self.logit)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count one batch: see `count`."""
@@ -180,8 +165,8 @@ class SegmentationCounts(ImageRows):
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
         """
-        _check_shapes("masks", prediction, target, len(self.classes), self.mode)
-        self.append(self._count(self._per_class(prediction), target))
+        check_shapes("masks", prediction, target, len(self.classes), self.mode)
+        self.append(self._count(prediction, target, 0))
 
     def scores(
         self,
@@ -190,7 +175,7 @@ class SegmentationCounts(ImageRows):
         classes: Sequence[str] | None = None,
         empty: EmptyScore = "exclude",
     ) -> SegmentationScores:
-        """IoU, Dice, precision, recall and accuracy of everything counted so far.
+        """Every score of everything counted so far: IoU, Dice, accuracy and the others.
 
         Args:
             scheme: "pooled" (pixels summed over all images) or "per_image" (the mean over images).
@@ -207,6 +192,33 @@ class SegmentationCounts(ImageRows):
             self.classes,
             mode=self.mode,
             scheme=scheme,
+            chosen=classes,
+            empty=empty,
+        )
+
+    def image_scores(
+        self,
+        score: str,
+        *,
+        classes: Sequence[str] | None = None,
+        empty: EmptyScore = "exclude",
+    ) -> ImageScores:
+        """One score of each image and class, in the order in which the images were counted.
+
+        Args:
+            score: a name of `CLASS_SCORES`, such as "dice".
+            classes: names to score, all of them by default.
+            empty: as in `scores`.
+
+        Raises:
+            SpecError: an unknown score, class or policy.
+            DataError: nothing counted, or labels outside the classes.
+        """
+        return image_scores(
+            self.rows.cpu().numpy(),
+            self.classes,
+            score=score,
+            mode=self.mode,
             chosen=classes,
             empty=empty,
         )

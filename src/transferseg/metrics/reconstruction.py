@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from transferseg.errors import DataError, SpecError, describe, unknown_name
+from transferseg.metrics.overlap import Scheme
 from transferseg.metrics.rows import ImageRows
-from transferseg.metrics.scores import Scheme
 from transferseg.metrics.tables import json_number, mean
 
 

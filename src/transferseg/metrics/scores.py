@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transferseg.errors import DataError, SpecError, unknown_name
+from transferseg.metrics.distribution import ImageScores
+from transferseg.metrics.overlap import (
+    CLASS_SCORES,
+    EmptyScore,
+    Scheme,
+    frequency_weighted_iou,
+    overall_accuracy,
+    overall_kappa,
+    unit_scores,
+)
 from transferseg.metrics.tables import json_number, json_numbers, markdown_table, mean, text_table
 from transferseg.types import TargetMode
-
-#: Counts summed over all images before dividing, or divided in each image and then averaged.
-Scheme: TypeAlias = Literal["pooled", "per_image"]
-
-#: What a class without ground truth scores: nothing, 1 when nothing is predicted either, or 0.
-EmptyScore: TypeAlias = Literal["exclude", "one", "zero"]
 
 _HEADER = ("class", "IoU", "Dice", "precision", "recall", "images without it", "false alarms")
 _EMPTY_TEXT = {
@@ -32,24 +36,34 @@ _EMPTY_TEXT = {
 class SegmentationScores:
     """Overlap scores by class, with everything that says what they mean.
 
-    For each class, TP, FP and FN in pixels: IoU = TP / (TP + FP + FN), Dice = 2 TP / (2 TP + FP +
-    FN), precision = TP / (TP + FP), recall = TP / (TP + FN). All lie in 0..1, NaN where undefined:
+    For each class, TP, FP, FN and TN in pixels: IoU = TP / (TP + FP + FN), Dice = 2 TP / (2 TP +
+    FP + FN), precision = TP / (TP + FP), recall = TP / (TP + FN): in 0..1, NaN where undefined:
     without ground truth under `empty="exclude"`, without a counted pixel, and precision where
-    nothing is predicted although there is something to find.
+    nothing is predicted although there is something to find. The other scores are NaN wherever
+    their denominator is 0, under every policy; `CLASS_SCORES` has all formulas.
 
     Attributes:
         scheme: "pooled": pixels of all images are summed first. "per_image": each image is scored
             alone, then the images in which a class is defined are averaged.
         empty: what a class without ground truth (of an image, or of all images when pooled) scores,
-            in all four scores: "exclude": nothing, it is in no mean; "one": 1 if nothing is
+            in those four scores: "exclude": nothing, it is in no mean; "one": 1 if nothing is
             predicted either, else 0; "zero": 0.
         classes: the classes that were asked for, in order.
         iou: intersection over union (Jaccard) by class.
         dice: Dice (F1) by class.
         precision: precision by class.
-        recall: recall (sensitivity) by class.
+        recall: recall (sensitivity, class accuracy) by class.
+        specificity: TN / (TN + FP) by class.
+        kappa: Cohen's kappa by class, the class against the rest; -1..1.
+        volume_difference: predicted minus true pixels, over the true ones, by class; above 0 for
+            too many, NaN without ground truth. A volume if all voxels have one size.
+        absolute_volume_difference: its absolute value; per image, the mean of the absolute values.
         accuracy: part of the counted pixels that are right, over all classes, whichever were asked
             for; multilabel: of pixel-class pairs. Pooled, or the mean over images.
+        overall_kappa: Cohen's kappa of all exclusive classes together, whichever were asked for;
+            of binary and multilabel ones the mean of the classes' own.
+        frequency_weighted_iou: IoU of the classes asked for, weighted with their part of the
+            ground truth; NaN without any.
         present: the classes with ground truth somewhere in the data.
         absent: the classes without.
         images: how many images were counted.
@@ -78,7 +92,13 @@ class SegmentationScores:
     dice: Mapping[str, float]
     precision: Mapping[str, float]
     recall: Mapping[str, float]
+    specificity: Mapping[str, float]
+    kappa: Mapping[str, float]
+    volume_difference: Mapping[str, float]
+    absolute_volume_difference: Mapping[str, float]
     accuracy: float
+    overall_kappa: float
+    frequency_weighted_iou: float
     present: tuple[str, ...]
     absent: tuple[str, ...]
     images: int
@@ -106,10 +126,35 @@ class SegmentationScores:
         """Mean recall over the classes where it is defined."""
         return mean(self.recall.values())
 
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean class accuracy: what MMSegmentation prints as mAcc; another name of the recall."""
+        return self.mean_recall
+
+    @property
+    def mean_specificity(self) -> float:
+        """Mean specificity over the classes where it is defined."""
+        return mean(self.specificity.values())
+
+    @property
+    def mean_kappa(self) -> float:
+        """Mean of the classes' kappas where they are defined; see also `overall_kappa`."""
+        return mean(self.kappa.values())
+
+    @property
+    def mean_volume_difference(self) -> float:
+        """Mean relative volume difference: too much in one class makes up for too little."""
+        return mean(self.volume_difference.values())
+
+    @property
+    def mean_absolute_volume_difference(self) -> float:
+        """Mean absolute relative volume difference over the classes with ground truth."""
+        return mean(self.absolute_volume_difference.values())
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the means included; None where a score is undefined."""
-        means = ("mean_iou", "mean_dice", "mean_precision", "mean_recall", "accuracy")
-        by_class = ("iou", "dice", "precision", "recall")
+        overall = ("accuracy", "mean_accuracy", "overall_kappa", "frequency_weighted_iou")
+        means = (*(f"mean_{name}" for name in CLASS_SCORES), *overall)
         images = ("empty_images", "false_alarm_images", "ignored_images")
         return {
             "scheme": self.scheme,
@@ -119,7 +164,7 @@ class SegmentationScores:
             "absent": list(self.absent),
             "images": self.images,
             **{name: json_number(getattr(self, name)) for name in means},
-            **{name: json_numbers(getattr(self, name)) for name in by_class},
+            **{name: json_numbers(getattr(self, name)) for name in CLASS_SCORES},
             **{name: dict(getattr(self, name)) for name in images},
         }
 
@@ -157,36 +202,6 @@ class SegmentationScores:
     def __str__(self) -> str:
         table = "\n".join(line.rstrip() for line in text_table(_HEADER, self._lines()).splitlines())
         return "\n".join([*self._what(), table, self._accuracy_line()])
-
-
-def _ratio(top: NDArray[np.int64], bottom: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Quotient, NaN where the denominator is 0."""
-    quotient: NDArray[np.float64] = np.full(top.shape, np.nan)
-    np.divide(top, bottom, out=quotient, where=bottom > 0)
-    return quotient
-
-
-def _by_unit(rows: NDArray[np.int64], empty: EmptyScore) -> dict[str, NDArray[np.float64]]:
-    """The four scores of (units, classes, 4) counts, each (units, classes); a unit is an image."""
-    tp, fp, fn, tn = np.moveaxis(rows, -1, 0)
-    without = np.full(tp.shape, {"exclude": np.nan, "one": 1.0, "zero": 0.0}[empty])
-    if empty == "one":
-        without[fp > 0] = 0.0
-    without[tp + fp + fn + tn == 0] = np.nan  # not a pixel counts: no policy applies
-    scores = {
-        "iou": _ratio(tp, tp + fp + fn),
-        "dice": _ratio(2 * tp, 2 * tp + fp + fn),
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-    }
-    return {name: np.where(tp + fn == 0, without, score) for name, score in scores.items()}
-
-
-def _accuracy(units: NDArray[np.int64], mode: TargetMode) -> float:
-    tp, _, _, tn = np.moveaxis(units, -1, 0)
-    if mode == "multiclass":  # every pixel is counted once a class; TN would count it again
-        return mean(_ratio(tp.sum(1), units[:, 0].sum(-1)))
-    return mean(_ratio((tp + tn).sum(1), units.sum((1, 2))))
 
 
 def check_rows(rows: NDArray[np.int64], mode: TargetMode) -> None:
@@ -248,7 +263,7 @@ def segmentation_scores(
     units = rows.sum(0, keepdims=True) if scheme == "pooled" else rows
     scores = {
         score: {name: mean(values[:, place]) for name, place in zip(names, places, strict=True)}
-        for score, values in _by_unit(units, empty).items()
+        for score, values in unit_scores(units, empty).items()
     }
     counted, truth = rows.sum(-1) > 0, rows[..., 0] + rows[..., 2] > 0
     without = counted & ~truth
@@ -262,7 +277,9 @@ def segmentation_scores(
         empty=empty,
         classes=names,
         **scores,
-        accuracy=_accuracy(units, mode),
+        accuracy=overall_accuracy(units, mode),
+        overall_kappa=overall_kappa(units, mode),
+        frequency_weighted_iou=frequency_weighted_iou(units[:, places]),
         present=tuple(name for name in names if with_truth[name]),
         absent=tuple(name for name in names if not with_truth[name]),
         images=len(rows),
@@ -270,3 +287,21 @@ def segmentation_scores(
         false_alarm_images=images(without & (rows[..., 1] > 0)),
         ignored_images=images(~counted),
     )
+
+
+def image_scores(
+    rows: NDArray[np.int64],
+    classes: tuple[str, ...],
+    *,
+    score: str,
+    mode: TargetMode,
+    chosen: Sequence[str] | None,
+    empty: EmptyScore,
+) -> ImageScores:
+    """One score of each image and class; see `SegmentationCounts.image_scores`."""
+    if score not in CLASS_SCORES:
+        raise SpecError(unknown_name("score", str(score), CLASS_SCORES))
+    names = check_selection(chosen, classes, "per_image", empty)
+    check_rows(rows, mode)
+    values = unit_scores(rows, empty)[score][:, [classes.index(name) for name in names]]
+    return ImageScores(score=score, empty=empty, classes=names, values=values)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from transferseg.metrics.ranks import spread
 from transferseg.metrics.tables import json_number, mean
 from transferseg.study.cells import AxisValue, CellResult
 
@@ -70,7 +71,7 @@ class TableRow:
 
         Source: Merand 2021, Table 3.
         """
-        return max(self.values) - min(self.values) if self.n > 1 else None
+        return json_number(spread(self.values).best_minus_worst)
 
     @property
     def without(self) -> dict[str, int]:

@@ -1,0 +1,221 @@
+"""Counting pixels: TP, FP, FN and TN of each image and class, from logits or from masks.
+
+On the CPU this is NumPy over pieces of an image that fit the cache: torch's argmax over channels
+and its comparisons with a bool result are not vectorised there, and cost many times as much. On any
+other device it is torch over the whole batch, without a value read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_VALUES = 2**17  # of a piece, of all its channels: in float32, half a megabyte
+_TABLE = 1024  # up to so many classes, an image's (classes x classes) table is small beside it
+
+
+def exclusive_counts(
+    given: Tensor, target: Tensor, *, classes: int, ignore_index: int | None
+) -> Tensor:
+    """TP, FP, FN, TN of exclusive classes; int64 (B, classes, 4) on the device of `given`.
+
+    Args:
+        given: logits (B, K, ...), of which the largest wins (the first on ties; NaN is the largest,
+            as in torch), or labels (B, ...), integers; a label outside the classes is in no FP.
+        target: labels (B, ...), integers; one outside the classes is in no FN.
+        classes: their number K.
+        ignore_index: pixels with this target count nowhere.
+
+    Example:
+        >>> labels = torch.tensor([[0, 1, 1, 7]])
+        >>> exclusive_counts(labels, torch.tensor([[0, 1, 0, 9]]), classes=2, ignore_index=9)
+        tensor([[[1, 0, 1, 1],
+                 [1, 1, 0, 1]]])
+    """
+    if _in_memory(given, target) and classes <= _TABLE:
+        return _by_image(
+            lambda image, labels: _exclusive(image, labels, classes, ignore_index), given, target
+        )
+    labels = given.argmax(dim=1) if given.is_floating_point() else given
+    # Cast before comparing: in uint8, an ignore_index of -100 is not a value.
+    values = target.long()
+    index = torch.arange(classes, device=given.device).reshape(-1, *[1] * (values.ndim - 1))
+    counted = _counted(values, ignore_index).unsqueeze(1)
+    true, predicted = values.unsqueeze(1) == index, labels.unsqueeze(1) == index
+    return _sums(predicted & counted, true & counted, counted)
+
+
+def overlapping_counts(
+    given: Tensor, target: Tensor, *, above: Sequence[float], ignore_index: int | None
+) -> Tensor:
+    """TP, FP, FN, TN of independent classes; int64 (B, K, len(above), 4) on the device of `given`.
+
+    Args:
+        given: (B, K, ...), logits or masks of any real dtype; half precision is read as float32.
+        target: (B, K, ...), any real dtype, foreground above 0.5.
+        above: limits; a pixel is predicted where `given` lies above one.
+        ignore_index: pixels with this target count nowhere.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
+        >>> overlapping_counts(logits, logits > 1.5, above=[0.5, 2.5], ignore_index=None)
+        tensor([[[[2, 1, 0, 1],
+                  [1, 0, 1, 2]]]])
+    """
+    if _in_memory(given, target):
+        return _by_image(
+            lambda image, mask: _overlapping(image, mask, above, ignore_index), given, target
+        )
+    given, values = _exact(given), target if target.is_floating_point() else target.long()
+    counted = _counted(values, ignore_index)
+    true = (values > 0.5) & counted
+    rows = [_sums((given > limit) & counted, true, counted) for limit in above]
+    return torch.stack(rows, dim=2)
+
+
+def _in_memory(*tensors: Tensor) -> bool:
+    """Whether NumPy can read them, and there is something to read."""
+    return all(tensor.device.type == "cpu" and tensor.numel() for tensor in tensors)
+
+
+def _counted(values: Tensor, ignore_index: int | None) -> Tensor:
+    if ignore_index is None:
+        return torch.ones_like(values, dtype=torch.bool)
+    return values != ignore_index
+
+
+def _exact(values: Tensor) -> Tensor:
+    """As numbers that compare as written: in half precision a limit itself would be rounded."""
+    if values.is_floating_point():
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+    return values.to(torch.uint8) if values.dtype is torch.bool else values
+
+
+def _sums(predicted: Tensor, true: Tensor, counted: Tensor) -> Tensor:
+    """(B, K, 4) from (B, K, ...) bool; the first two lie within `counted`."""
+    over = tuple(range(2, predicted.ndim))
+    tp = (true & predicted).sum(over)
+    fp, fn = predicted.sum(over) - tp, true.sum(over) - tp
+    return torch.stack([tp, fp, fn, counted.sum(over) - tp - fp - fn], dim=-1)
+
+
+def _by_image(count: Callable[[Tensor, Tensor], NDArray[np.int64]], *batch: Tensor) -> Tensor:
+    """One row an image, on as many threads as torch may use; NumPy works without the lock."""
+    images = list(zip(*(tensor.detach() for tensor in batch), strict=True))
+    threads = min(torch.get_num_threads(), len(images))
+    if threads == 1:
+        return torch.from_numpy(np.stack([count(*image) for image in images]))
+    with ThreadPoolExecutor(threads) as pool:
+        return torch.from_numpy(np.stack(list(pool.map(lambda image: count(*image), images))))
+
+
+def _pieces(pixels: int, *planes: Tensor) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Tensors (..., pixels) as NumPy arrays (..., some pixels), piece by piece."""
+    for start in range(0, planes[0].shape[-1], pixels):
+        pieces = (_exact(plane[..., start : start + pixels]) for plane in planes)
+        # rows may lie apart; pixels that do (channels last) would be read many times over
+        yield tuple((p if p.stride(-1) == 1 else p.contiguous()).numpy() for p in pieces)
+
+
+def _exclusive(
+    given: Tensor, target: Tensor, classes: int, ignore_index: int | None
+) -> NDArray[np.int64]:
+    """(K, 4) of one image, from its table of true by predicted classes."""
+    logits = given.is_floating_point()
+    given, target = given.flatten(1) if logits else given.flatten(), target.flatten()
+    table = np.zeros((classes + 2) * (classes + 1), np.int64)
+    pixels = max(_VALUES // classes // 1024, 1) * 1024 if logits else _VALUES
+    room = np.empty((classes, pixels) if logits else (0, 0), np.uint8)
+    for piece, labels in _pieces(pixels, given, target):
+        predicted = _largest(piece, room) if logits else _codes(piece, classes)
+        true = _codes(labels, classes)
+        if ignore_index is not None:
+            np.putmask(true, _equal(labels, ignore_index), classes + 1)
+        true *= classes + 1
+        true += predicted
+        table += np.bincount(true, minlength=table.size)
+    # the last row are ignored pixels, the last but one labels outside; so is the last column
+    counted = table.reshape(classes + 2, classes + 1)[:-1]
+    tp = counted.diagonal()[:classes]
+    fp, fn = counted.sum(0)[:classes] - tp, counted.sum(1)[:classes] - tp
+    return np.stack([tp, fp, fn, counted.sum() - tp - fp - fn], axis=-1)
+
+
+def _largest(logits: NDArray[Any], room: NDArray[np.uint8]) -> NDArray[Any]:
+    """Place of the largest of each column of (K, n); the first on ties, or the first NaN."""
+    classes, pixels = logits.shape
+    if classes > 255:
+        return _by_torch(logits)
+    found = room[:, :pixels]  # the caller's: new memory for every piece would cost as much again
+    np.equal(logits, np.maximum.reduce(logits, axis=0), out=found.view(bool))
+    # where a row holds the largest value stands a number that falls with the row
+    np.multiply(found, np.arange(classes, 0, -1, dtype=np.uint8)[:, None], out=found)
+    first = np.maximum.reduce(found, axis=0)
+    if not first.all():  # NaN is not equal to itself
+        return _by_torch(logits)
+    places: NDArray[Any] = classes - first
+    return places
+
+
+def _by_torch(logits: NDArray[Any]) -> NDArray[Any]:
+    index: NDArray[Any] = torch.from_numpy(logits).argmax(0).numpy()
+    return index
+
+
+def _codes(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Labels as new int64; whatever is no class becomes the number of classes."""
+    # as unsigned numbers, the negative ones are the largest
+    wide = labels.astype(np.int64, copy=False).view(np.uint64)
+    codes: NDArray[np.int64] = np.minimum(wide, np.uint64(classes)).view(np.int64)
+    return codes
+
+
+def _equal(values: NDArray[Any], number: int) -> NDArray[np.bool_]:
+    """Where a value is that number; a dtype that does not have it never is."""
+    if values.dtype.kind != "f":
+        limits = np.iinfo(values.dtype)
+        if not limits.min <= number <= limits.max:
+            return np.zeros(values.shape, bool)
+    same: NDArray[np.bool_] = np.equal(values, values.dtype.type(number))
+    return same
+
+
+def _overlapping(
+    given: Tensor, target: Tensor, above: Sequence[float], ignore_index: int | None
+) -> NDArray[np.int64]:
+    """(K, limits, 4) of one image."""
+    given, target = given.flatten(1), target.flatten(1)
+    rows = np.zeros((len(given), len(above), 4), np.int64)
+    for row, plane, mask in zip(rows, given, target, strict=True):
+        for values, labels in _pieces(_VALUES, plane, mask):
+            row += _piece_rows(values, labels, above, ignore_index)
+    return rows
+
+
+def _piece_rows(
+    values: NDArray[Any], labels: NDArray[Any], above: Sequence[float], ignore_index: int | None
+) -> NDArray[np.int64]:
+    """(limits, 4) of some pixels of one class."""
+    true = np.greater(labels, 0.5 if labels.dtype.kind == "f" else 0)
+    ignored = None if ignore_index is None else _equal(labels, ignore_index)
+    if ignored is not None and not ignored.any():
+        ignored = None
+    if ignored is not None:
+        true &= ~ignored
+    pixels = labels.size - (0 if ignored is None else np.count_nonzero(ignored))
+    truth = np.count_nonzero(true)
+    rows = np.empty((len(above), 4), np.int64)
+    for row, limit in zip(rows, above, strict=True):
+        # a limit above the values' own precision is rounded as torch rounds it
+        predicted = np.greater(values, values.dtype.type(limit))
+        if ignored is not None:
+            predicted &= ~ignored
+        tp, said = np.count_nonzero(predicted & true), np.count_nonzero(predicted)
+        row[:] = tp, said - tp, truth - tp, pixels - said - truth + tp
+    return rows

@@ -1,0 +1,130 @@
+"""What every streaming metric keeps, and every score of a class."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from tests.metrics.kinds import KINDS, OFF_DEVICE, batch
+from transferseg import metrics
+from transferseg.errors import DataError, SpecError
+from transferseg.metrics.overlap import CLASS_SCORES, Confusion, unit_scores
+from transferseg.metrics.rows import ImageRows
+
+ON_DEVICE = [name for name in KINDS if name not in OFF_DEVICE]
+
+
+def counted(name, *pair):
+    metric = KINDS[name][0]()
+    metric.update(*(pair or batch(name)))
+    return metric
+
+
+def test_every_streaming_metric_is_here():
+    offered = {
+        value
+        for value in vars(metrics).values()
+        if isinstance(value, type) and issubclass(value, ImageRows)
+    }
+    assert {type(build()) for build, _ in KINDS.values()} == offered
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("cut", [0, 1, 4, 7])
+def test_uneven_parts_add_up_exactly(name, cut):
+    logits, target = batch(name)
+    whole = counted(name)
+    before, after = (
+        counted(name, logits[:cut], target[:cut]),
+        counted(name, logits[cut:], target[cut:]),
+    )
+    both = before + after
+    assert torch.equal(both.rows.nan_to_num(-1), whole.rows.nan_to_num(-1))
+    assert both.rows.dtype == whole.row_dtype == whole.rows.dtype
+    assert both.rows.shape[1:] == whole.row_shape
+    assert str(both.scores().__dict__) == str(whole.scores().__dict__)
+    assert (len(before.rows), len(after.rows)) == (cut, 7 - cut)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_state_and_pickle_hold_everything(name):
+    whole = counted(name)
+    again = KINDS[name][0]()
+    again.load_state_dict(whole.state_dict())
+    copied = pickle.loads(pickle.dumps(whole))
+    for other in (again, copied, type(whole).from_rows(whole.rows, like=again)):
+        assert str(other.scores()) == str(whole.scores())
+        assert other.configuration() == whole.configuration()
+    whole.reset()
+    assert len(whole.rows) == 0
+    with pytest.raises(DataError, match="no image has been counted"):
+        whole.scores()
+    with pytest.raises(SpecError, match="only metrics of one kind"):
+        whole + counted("labels" if name != "labels" else "classes")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scores_are_strict_json(name):
+    scores = counted(name).scores()
+    if not isinstance(scores, metrics.SweepScores):
+        json.dumps(scores.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ON_DEVICE)
+def test_counting_reads_no_value_back(name):
+    """On the meta device there are no values: whatever would synchronise fails there."""
+    pair = [tensor.to("meta") for tensor in batch(name)]
+    metric = KINDS[name][0]().to("meta")
+    metric.update(*pair)
+    assert metric.rows.shape == (7, *metric.row_shape)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ON_DEVICE)
+def test_counting_on_a_gpu_waits_for_nothing_and_equals_the_cpu(name):
+    logits, target = (tensor.cuda() for tensor in batch(name))
+    metric = KINDS[name][0]().to("cuda")
+    metric.update(logits, target)
+    metric.reset()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metric.update(logits, target)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert metric.rows.is_cuda
+    tolerance = 1e-6 * metrics.calibration._UNIT if name in ("calibration", "confidence") else 1e-6
+    assert torch.allclose(
+        metric.rows.cpu().double(), counted(name).rows.double(), atol=tolerance * 30,
+        equal_nan=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASS_SCORES)
+def test_a_class_score_is_what_its_text_says(name):
+    score = CLASS_SCORES[name]
+    tp, fp, fn, tn = rows = np.random.default_rng(0).integers(1, 99, size=(4, 50)).astype(float)
+    text = re.sub(r"\|([^|]*)\|", r"abs(\1)", score.text)
+    text = re.sub(r"(?<=[\w)])\s*\((?!FP - FN\)$)", " * (", text.replace("abs(", "abs["))
+    text = re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", text).replace("abs[", "abs(")
+    expected = eval(text, {"TP": tp, "FP": fp, "FN": fn, "TN": tn, "abs": np.abs})
+    np.testing.assert_allclose(score.formula(Confusion(*rows)), expected)
+
+
+@pytest.mark.parametrize("name", CLASS_SCORES)
+@pytest.mark.parametrize("empty", ["exclude", "one", "zero"])
+def test_every_class_score_of_degenerate_counts(name, empty):
+    perfect, ignored, without, clean = [5, 0, 0, 5], [0] * 4, [0, 3, 0, 5], [0, 0, 0, 9]
+    rows = np.array([[perfect], [ignored], [without], [clean]])
+    values = unit_scores(rows, empty)[name][:, 0]
+    score = CLASS_SCORES[name]
+    assert values[0] == score.best
+    assert math.isnan(values[1])
+    policy = {"exclude": (math.nan, math.nan), "one": (0, 1), "zero": (0, 0)}[empty]
+    own = {"specificity": (5 / 8, 1), "kappa": (0, math.nan)}.get(name, (math.nan, math.nan))
+    assert tuple(values[2:]) == pytest.approx(policy if score.overlap else own, nan_ok=True)
