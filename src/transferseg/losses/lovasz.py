@@ -25,7 +25,7 @@ def lovasz_loss(
 ) -> Tensor:
     """The Lovasz extension of the Jaccard loss, the mean over the images and classes that count.
 
-    Exclusive classes: Lovasz-Softmax, of the errors |y - p|. Binary and overlapping ones: the
+    Exclusive classes: Lovasz-Softmax, of the errors $|y - p|$. Binary and overlapping ones: the
     Lovasz hinge of each class, of the errors 1 - logit where there is foreground and 1 + logit
     elsewhere.
 
