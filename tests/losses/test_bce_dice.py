@@ -164,6 +164,7 @@ def test_module_keeps_every_option():
     assert repr(loss) == (
         "BCEDiceLoss('multiclass', bce_weight=0.3, dice_weight=0.7, squared=False, "
         "per_image=False, ignore_index=2, class_weight=[1.0, 2.0, 3.0], pos_weight=None, "
+        "dice_class_weight=None, label_smoothing=0.0, "
         "empty='skip', eps=0.001)"
     )
     assert loss.state_dict() == {}
@@ -182,7 +183,7 @@ def test_pos_weight_reaches_the_loss():
         ("multi_label", {}, "Did you mean 'multilabel'"),
         ("binary", {"bce_weight": -1.0}, "bce_weight must be finite and 0 or more, got -1.0"),
         ("binary", {"dice_weight": math.nan}, "dice_weight must be finite"),
-        ("binary", {"class_weight": [1.0]}, "class_weight is for mode 'multiclass'"),
+        ("binary", {"class_weight": [1.0]}, "class_weight and dice_class_weight are for modes"),
         ("multiclass", {"pos_weight": [1.0]}, "pos_weight is for modes 'binary'"),
         ("binary", {"empty": "zero"}, "unknown empty policy 'zero'"),
         ("binary", {"eps": -1.0}, "eps must be above 0"),

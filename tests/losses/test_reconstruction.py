@@ -6,9 +6,14 @@ import pickle
 
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from transferseg.errors import SpecError
-from transferseg.losses import ReconstructionLoss, reconstruction_loss
+from transferseg.losses import (
+    ReconstructionLoss,
+    reconstruction_loss,
+    structural_similarity,
+)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("l2", (4 + 1 + 0 + 9) / 4), ("l1", 6 / 4)])
@@ -48,3 +53,54 @@ def test_pickle_and_repr():
     loss = pickle.loads(pickle.dumps(ReconstructionLoss("l1")))
     assert loss.kind == "l1"
     assert repr(loss) == "ReconstructionLoss('l1')"
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 11, 11), (3, 3, 20, 31)])
+@pytest.mark.parametrize("data_range", [1.0, 4.0])
+def test_ssim_equals_torchmetrics(shape, data_range):
+    """Within the image; torchmetrics' mean takes its reflection beyond the border too."""
+    generator = torch.Generator().manual_seed(0)
+    output = torch.rand(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = (output + 0.3 * torch.rand(shape, generator=generator)).detach()
+    _, everywhere = structural_similarity_index_measure(
+        output, target, data_range=data_range, return_full_image=True
+    )
+    theirs = everywhere[..., 5:-5, 5:-5].mean((1, 2, 3))
+    ours = structural_similarity(output, target, data_range=data_range)
+    torch.testing.assert_close(ours, theirs)
+    loss = ReconstructionLoss("ssim", data_range=data_range)(output, target)
+    torch.testing.assert_close(loss, 1 - theirs.mean())
+    (expected,) = torch.autograd.grad(theirs.mean(), output)
+    (gradient,) = torch.autograd.grad(loss, output)
+    torch.testing.assert_close(gradient, -expected)
+
+
+def test_ssim_by_hand():
+    """Flat images: means alone."""
+    black, grey = torch.zeros(1, 1, 12, 12), torch.full((1, 1, 12, 12), 0.5)
+    assert structural_similarity(grey, grey, data_range=1.0).item() == pytest.approx(1)
+    expected = 0.0001 / (0.25 + 0.0001)
+    found = structural_similarity(black, grey, data_range=1.0)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    half = structural_similarity(black.half(), grey.half(), data_range=1.0)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, found)
+
+
+def test_ssim_gradcheck():
+    generator = torch.Generator().manual_seed(0)
+    output = torch.rand(1, 1, 11, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(1, 1, 11, 12, generator=generator, dtype=torch.float64)
+    loss = ReconstructionLoss("ssim", data_range=1.0)
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), output)
+    assert repr(loss) == "ReconstructionLoss('ssim', data_range=1.0)"
+
+
+def test_ssim_refusals():
+    image = torch.zeros(1, 1, 12, 12)
+    with pytest.raises(SpecError, match="needs data_range"):
+        ReconstructionLoss("ssim")
+    with pytest.raises(SpecError, match="data_range is for kind"):
+        reconstruction_loss(image, image, kind="l1", data_range=1.0)
+    with pytest.raises(SpecError, match="at least 11x11 pixels"):
+        structural_similarity(image[..., 2:], image[..., 2:], data_range=1.0)

@@ -9,9 +9,9 @@ from typing import get_args
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError
-from transferseg.losses.distribution import binary_cross_entropy_of, cross_entropy_of
-from transferseg.losses.inputs import check_choice, full_precision, prepare, weight_buffer
-from transferseg.losses.region import EmptyLoss, check_dice_options, dice_of, mean_where
+from transferseg.losses.inputs import check_choice, check_smoothing, weight_buffer
+from transferseg.losses.region import EmptyLoss, check_region_options, mean_where, region_of
+from transferseg.losses.sums import mean_entropy, pixel_sums
 from transferseg.types import TargetMode
 
 
@@ -21,12 +21,15 @@ def _check_options(
     dice_weight: float,
     empty: str,
     eps: float,
+    label_smoothing: float,
     class_weight: Tensor | Sequence[float] | None,
     pos_weight: Tensor | Sequence[float] | None,
+    dice_class_weight: Tensor | Sequence[float] | None,
 ) -> None:
     """Raise `SpecError` on options that do not exist or do not fit the mode."""
     check_choice("mode", mode, get_args(TargetMode))
-    check_dice_options(empty, eps)
+    check_region_options(empty, eps)
+    check_smoothing(label_smoothing)
     for name, value in (("bce_weight", bce_weight), ("dice_weight", dice_weight)):
         if not 0 <= value < math.inf:
             raise SpecError(f"{name} must be finite and 0 or more, got {value!r}.")
@@ -35,10 +38,10 @@ def _check_options(
             "pos_weight is for modes 'binary' and 'multilabel'; with mode 'multiclass' give "
             "class_weight, one value a class."
         )
-    if mode != "multiclass" and class_weight is not None:
+    if mode == "binary" and not (class_weight is None and dice_class_weight is None):
         raise SpecError(
-            f"class_weight is for mode 'multiclass'; with mode {mode!r} give pos_weight, the "
-            "weight of the positives of each class."
+            "class_weight and dice_class_weight are for modes 'multiclass' and 'multilabel': mode "
+            "'binary' has one class; give pos_weight, the weight of its positives."
         )
 
 
@@ -54,6 +57,8 @@ def bce_dice_terms(
     ignore_index: int | None = 255,
     class_weight: Tensor | Sequence[float] | None = None,
     pos_weight: Tensor | Sequence[float] | None = None,
+    dice_class_weight: Tensor | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
     empty: EmptyLoss = "penalise",
     eps: float = 1e-6,
 ) -> dict[str, Tensor]:
@@ -70,6 +75,8 @@ def bce_dice_terms(
         ignore_index: as in `bce_dice_loss`.
         class_weight: as in `bce_dice_loss`.
         pos_weight: as in `bce_dice_loss`.
+        dice_class_weight: as in `bce_dice_loss`.
+        label_smoothing: as in `bce_dice_loss`.
         empty: as in `bce_dice_loss`.
         eps: as in `bce_dice_loss`.
 
@@ -85,17 +92,22 @@ def bce_dice_terms(
         >>> {name: round(value.item(), 4) for name, value in terms.items()}
         {'loss': 0.8931, 'bce': 0.6931, 'dice': 0.2}
     """
-    _check_options(mode, bce_weight, dice_weight, empty, eps, class_weight, pos_weight)
-    with full_precision(logits):
-        pixels = prepare(logits, target, mode=mode, ignore_index=ignore_index)
-        if mode == "multiclass":
-            bce = cross_entropy_of(pixels, class_weight)
-        else:
-            bce = binary_cross_entropy_of(pixels.logits, pixels.target, pixels.counted, pos_weight)
-        dice = mean_where(
-            *dice_of(pixels, squared=squared, per_image=per_image, empty=empty, eps=eps)
-        )
-        loss = bce_weight * bce + dice_weight * dice
+    _check_options(
+        mode, bce_weight, dice_weight, empty, eps, label_smoothing, class_weight, pos_weight,
+        dice_class_weight,
+    )  # fmt: skip
+    exclusive = mode == "multiclass"
+    sums = pixel_sums(
+        logits, target, mode=mode, ignore_index=ignore_index, entropy=True, region=True,
+        squared=squared, class_weight=class_weight if exclusive else None, pos_weight=pos_weight,
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
+    bce = mean_entropy(sums, None if exclusive else class_weight)
+    dice = mean_where(
+        *region_of(sums, squared=squared, per_image=per_image, empty=empty, eps=eps / 2),
+        dice_class_weight,
+    )
+    loss = bce_weight * bce + dice_weight * dice
     return {"loss": loss, "bce": bce.detach(), "dice": dice.detach()}
 
 
@@ -111,6 +123,8 @@ def bce_dice_loss(
     ignore_index: int | None = 255,
     class_weight: Tensor | Sequence[float] | None = None,
     pos_weight: Tensor | Sequence[float] | None = None,
+    dice_class_weight: Tensor | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
     empty: EmptyLoss = "penalise",
     eps: float = 1e-6,
 ) -> Tensor:
@@ -118,6 +132,10 @@ def bce_dice_loss(
 
     BCE is the mean over the pixels that count (`binary_cross_entropy`; `cross_entropy` for
     multiclass), Dice the mean over the images and classes that count (`mean_dice_loss`).
+    One pass over logits and target gives all sums, and one pass backward gives the gradient in the
+    logits' dtype, block by block: no other tensor of their size is kept. There is no second
+    derivative. Under `torch.compile` both passes are traced and fused.
+
     The paper's third term, lambda times the squared L2 norm of the weights, is the optimizer's
     weight decay: torch's Adam adds `weight_decay` times the weight to the gradient, so
     `weight_decay = 2 * lambda`. It is no part of this function.
@@ -125,8 +143,10 @@ def bce_dice_loss(
     Args:
         logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32 with
             autocast off.
-        target: multiclass: class indices (B, H, W), integers in 0..K-1 or `ignore_index`; binary
-            and multilabel: (B, K, H, W), 0 to 1 in any real dtype. Values are not checked here.
+        target: multiclass: class indices (B, H, W), integers in 0..K-1 or `ignore_index`, or
+            probabilities (B, K, H, W) of a floating dtype; binary and multilabel: (B, K, H, W), 0
+            to 1 in any real dtype, soft values allowed. Values are not checked here, and no
+            gradient is given to the target.
         mode: "binary" (K = 1), "multiclass" (softmax) or "multilabel" (independent sigmoids).
         bce_weight: factor of the cross-entropy, 0 or more.
         dice_weight: factor of the Dice loss, 0 or more.
@@ -134,9 +154,14 @@ def bce_dice_loss(
         per_image: Dice of each image; False is Dice of the whole batch.
         ignore_index: pixels with this target value count in no sum and get no gradient; None for
             none.
-        class_weight: K values, the weight of each class in the cross-entropy; multiclass only.
+        class_weight: K values, 0 or more, the weight of each class in the cross-entropy, whose mean
+            is then the weighted one; not for binary.
         pos_weight: K values, the weight of the positives in the binary cross-entropy; binary and
             multilabel only.
+        dice_class_weight: K values, 0 or more, the weight of each class in the mean of the Dice
+            losses (0 leaves out the background, for one); not for binary.
+        label_smoothing: s from 0 to 1: the cross-entropy's y becomes (1 - s) y + s / K (s / 2 for
+            binary and multilabel); Dice keeps y.
         empty: what Dice does where a class has no pixel in the ground truth, "penalise" or "skip":
             see `dice_loss`.
         eps: added to Dice's denominator, above 0.
@@ -158,7 +183,8 @@ def bce_dice_loss(
     return bce_dice_terms(
         logits, target, mode=mode, bce_weight=bce_weight, dice_weight=dice_weight,
         squared=squared, per_image=per_image, ignore_index=ignore_index,
-        class_weight=class_weight, pos_weight=pos_weight, empty=empty, eps=eps,
+        class_weight=class_weight, pos_weight=pos_weight, dice_class_weight=dice_class_weight,
+        label_smoothing=label_smoothing, empty=empty, eps=eps,
     )["loss"]  # fmt: skip
 
 
@@ -175,6 +201,8 @@ class BCEDiceLoss(nn.Module):
         class_weight: as in `bce_dice_loss`; kept as a buffer, which moves with the module and is
             no part of its state dict.
         pos_weight: as in `bce_dice_loss`; a buffer likewise.
+        dice_class_weight: as in `bce_dice_loss`; a buffer likewise.
+        label_smoothing: as in `bce_dice_loss`.
         empty: as in `bce_dice_loss`.
         eps: as in `bce_dice_loss`.
 
@@ -194,6 +222,7 @@ class BCEDiceLoss(nn.Module):
 
     class_weight: Tensor | None
     pos_weight: Tensor | None
+    dice_class_weight: Tensor | None
 
     def __init__(
         self,
@@ -206,21 +235,29 @@ class BCEDiceLoss(nn.Module):
         ignore_index: int | None = 255,
         class_weight: Tensor | Sequence[float] | None = None,
         pos_weight: Tensor | Sequence[float] | None = None,
+        dice_class_weight: Tensor | Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
         empty: EmptyLoss = "penalise",
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        _check_options(mode, bce_weight, dice_weight, empty, eps, class_weight, pos_weight)
+        _check_options(
+            mode, bce_weight, dice_weight, empty, eps, label_smoothing, class_weight, pos_weight,
+            dice_class_weight,
+        )  # fmt: skip
         self.mode = mode
         self.bce_weight = bce_weight
         self.dice_weight = dice_weight
         self.squared = squared
         self.per_image = per_image
         self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
         self.empty = empty
         self.eps = eps
         self.register_buffer("class_weight", weight_buffer(class_weight), persistent=False)
         self.register_buffer("pos_weight", weight_buffer(pos_weight), persistent=False)
+        weight = weight_buffer(dice_class_weight)
+        self.register_buffer("dice_class_weight", weight, persistent=False)
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The scalars "loss" (with its graph), "bce" and "dice": see `bce_dice_terms`."""
@@ -228,7 +265,8 @@ class BCEDiceLoss(nn.Module):
             logits, target, mode=self.mode, bce_weight=self.bce_weight,
             dice_weight=self.dice_weight, squared=self.squared, per_image=self.per_image,
             ignore_index=self.ignore_index, class_weight=self.class_weight,
-            pos_weight=self.pos_weight, empty=self.empty, eps=self.eps,
+            pos_weight=self.pos_weight, dice_class_weight=self.dice_class_weight,
+            label_smoothing=self.label_smoothing, empty=self.empty, eps=self.eps,
         )  # fmt: skip
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -239,7 +277,8 @@ class BCEDiceLoss(nn.Module):
         """The options, for `repr`."""
         names = ("bce_weight", "dice_weight", "squared", "per_image", "ignore_index")
         text = [repr(self.mode), *(f"{name}={getattr(self, name)!r}" for name in names)]
-        for name in ("class_weight", "pos_weight"):
+        for name in ("class_weight", "pos_weight", "dice_class_weight"):
             weight = getattr(self, name)
             text.append(f"{name}={None if weight is None else weight.tolist()}")
+        text.append(f"label_smoothing={self.label_smoothing!r}")
         return ", ".join([*text, f"empty={self.empty!r}", f"eps={self.eps!r}"])

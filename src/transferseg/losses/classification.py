@@ -13,6 +13,7 @@ from transferseg.losses.distribution import binary_cross_entropy_of
 from transferseg.losses.inputs import (
     at_least_float32,
     check_pair,
+    check_smoothing,
     full_precision,
     per_class_weight,
     weight_buffer,
@@ -93,11 +94,6 @@ def _check_rows(logits: Tensor, label: Tensor) -> None:
         )
 
 
-def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing <= 1:
-        raise SpecError(f"label_smoothing must lie between 0 and 1, got {label_smoothing!r}.")
-
-
 def multiclass_loss(
     logits: Tensor,
     label: Tensor,
@@ -140,7 +136,7 @@ def multiclass_loss(
         tensor(1.0986)
     """
     _check_rows(logits, label)
-    _check_smoothing(label_smoothing)
+    check_smoothing(label_smoothing)
     with full_precision(logits):
         logits = at_least_float32(logits)
         label = label.to(logits.dtype)
@@ -182,7 +178,7 @@ class MulticlassLoss(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_smoothing(label_smoothing)
+        check_smoothing(label_smoothing)
         self.register_buffer("class_weight", weight_buffer(class_weight), persistent=False)
         self.label_smoothing = label_smoothing
 

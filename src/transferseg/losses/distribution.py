@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transferseg.losses.inputs import Pixels, full_precision, per_class_weight, prepare
+from transferseg.losses.inputs import per_class_weight
+from transferseg.losses.sums import mean_entropy, pixel_sums
 
 
 def binary_cross_entropy_of(
@@ -24,23 +25,13 @@ def binary_cross_entropy_of(
     return torch.where(counted, loss, 0.0).sum() / counted.sum().clamp(min=1)
 
 
-def cross_entropy_of(pixels: Pixels, class_weight: Tensor | Sequence[float] | None) -> Tensor:
-    """Mean cross-entropy of prepared multiclass pixels."""
-    index, weight = pixels.target.unsqueeze(1), pixels.counted.to(pixels.logits.dtype)
-    # gather, not F.cross_entropy, which would skip the label -100 although nobody asked for it
-    loss = -pixels.logits.log_softmax(dim=1).gather(1, index)
-    if class_weight is not None:
-        classes = per_class_weight("class_weight", class_weight, pixels.logits)
-        weight = weight * classes[index]
-    total = weight.sum()
-    return (loss * weight).sum() / torch.where(total > 0, total, 1.0)
-
-
 def binary_cross_entropy(
     logits: Tensor,
     target: Tensor,
     *,
     pos_weight: Tensor | Sequence[float] | None = None,
+    class_weight: Tensor | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
     ignore_index: int | None = 255,
 ) -> Tensor:
     """Binary cross-entropy of logits, the mean over pixels and classes that count.
@@ -52,6 +43,8 @@ def binary_cross_entropy(
         logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32.
         target: (B, K, H, W), 0 to 1 in any real dtype, soft values allowed (not checked here).
         pos_weight: K values, the weight of the positives of each class.
+        class_weight: K values, 0 or more: a weighted mean over the classes.
+        label_smoothing: s from 0 to 1; y becomes (1 - s) y + s / 2.
         ignore_index: entries with this target value count in no sum; None for none.
 
     Returns:
@@ -66,9 +59,13 @@ def binary_cross_entropy(
         >>> binary_cross_entropy(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))  # log 2
         tensor(0.6931)
     """
-    with full_precision(logits):
-        pixels = prepare(logits, target, mode="multilabel", ignore_index=ignore_index)
-        return binary_cross_entropy_of(pixels.logits, pixels.target, pixels.counted, pos_weight)
+    return mean_entropy(
+        pixel_sums(
+            logits, target, mode="multilabel", ignore_index=ignore_index, entropy=True,
+            region=False, squared=False, pos_weight=pos_weight, label_smoothing=label_smoothing,
+        ),
+        class_weight,
+    )  # fmt: skip
 
 
 def cross_entropy(
@@ -76,6 +73,7 @@ def cross_entropy(
     target: Tensor,
     *,
     class_weight: Tensor | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
     ignore_index: int | None = 255,
 ) -> Tensor:
     """Cross-entropy of logits over exclusive classes, the mean over pixels that count.
@@ -86,8 +84,10 @@ def cross_entropy(
     Args:
         logits: raw scores, (B, K, H, W), K of 2 or more, any float dtype; computed in at least
             float32.
-        target: class indices, (B, H, W), integers in 0..K-1 or `ignore_index` (not checked here).
+        target: class indices, (B, H, W), integers in 0..K-1 or `ignore_index` (not checked here),
+            or probabilities (B, K, H, W) of a floating dtype.
         class_weight: K values, the weight of each class.
+        label_smoothing: s from 0 to 1; y becomes (1 - s) y + s / K, as in torch.
         ignore_index: pixels with this label count in no sum; None for none.
 
     Returns:
@@ -103,6 +103,9 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2).long())  # log 3
         tensor(1.0986)
     """
-    with full_precision(logits):
-        pixels = prepare(logits, target, mode="multiclass", ignore_index=ignore_index)
-        return cross_entropy_of(pixels, class_weight)
+    return mean_entropy(
+        pixel_sums(
+            logits, target, mode="multiclass", ignore_index=ignore_index, entropy=True,
+            region=False, squared=False, class_weight=class_weight, label_smoothing=label_smoothing,
+        )
+    )  # fmt: skip

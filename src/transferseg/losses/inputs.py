@@ -35,6 +35,26 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def check_smoothing(label_smoothing: float) -> None:
+    """Raise `SpecError` unless the smoothing lies between 0 and 1."""
+    if not 0 <= label_smoothing <= 1:
+        raise SpecError(f"label_smoothing must lie between 0 and 1, got {label_smoothing!r}.")
+
+
+def may_hold(values: Tensor, wanted: int) -> bool:
+    """False when no value can be `wanted`: told on the CPU alone, where reading waits for nobody.
+
+    Example:
+        >>> may_hold(torch.tensor([0.0, 1.0]), 255), may_hold(torch.tensor([0.0, 255.0]), 255)
+        (False, True)
+    """
+    if torch.compiler.is_compiling() or values.device.type != "cpu" or not values.numel():
+        return True
+    if wanted > 1:
+        return bool(values.amax() >= wanted)
+    return bool(values.amin() <= wanted)
+
+
 def check_choice(kind: str, name: str, options: Sequence[str]) -> None:
     """Raise `SpecError` when an option has an unknown value."""
     if name not in options:
@@ -61,13 +81,18 @@ def check_pair(name: str, given: Tensor, target: Tensor, *, ndim: int | None = N
         raise SpecError(f"target must be real, {pair}")
 
 
-def check_class_indices(logits: Tensor, target: Tensor) -> None:
-    """Raise `SpecError` unless the pair is (B, K, H, W) floats and (B, H, W) class indices."""
+def check_exclusive(logits: Tensor, target: Tensor) -> None:
+    """Raise `SpecError` unless the pair is (B, K, H, W) floats and a target of exclusive classes.
+
+    That is class indices (B, H, W), or probabilities (B, K, H, W) of a floating dtype.
+    """
     pair = f"got logits {describe(logits)} and target {describe(target)}."
-    if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
+    soft = target.shape == logits.shape and target.is_floating_point()
+    if logits.ndim != 4 or not (soft or target.shape == (logits.shape[0], *logits.shape[2:])):
         raise SpecError(
             "mode 'multiclass' takes logits (B, classes, H, W) and class indices (B, H, W), "
-            f"{pair} A one-hot target becomes indices with target.argmax(dim=1)."
+            f"{pair} A one-hot target becomes indices with target.argmax(dim=1); probabilities "
+            "(B, classes, H, W) are of a floating dtype."
         )
     if logits.shape[1] < 2:
         raise SpecError(
@@ -75,6 +100,8 @@ def check_class_indices(logits: Tensor, target: Tensor) -> None:
         )
     if not logits.is_floating_point():
         raise SpecError(f"logits must be of a floating dtype, {pair}")
+    if soft:
+        return
     if target.is_floating_point() or target.is_complex() or target.dtype is torch.bool:
         raise SpecError(f"class indices must be of an integer dtype, {pair} Use target.long().")
 
@@ -83,7 +110,7 @@ def check_segmentation(logits: Tensor, target: Tensor, mode: TargetMode) -> None
     """Raise `SpecError` unless shapes and dtypes fit the mode; no value is read."""
     check_choice("mode", mode, get_args(TargetMode))
     if mode == "multiclass":
-        return check_class_indices(logits, target)
+        return check_exclusive(logits, target)
     check_pair("logits", logits, target, ndim=4)
     if mode == "binary" and logits.shape[1] != 1:
         raise SpecError(
@@ -99,8 +126,8 @@ class Pixels:
 
     Attributes:
         logits: (B, K, H, W) float32 or float64; 0 with zero gradient where ignored.
-        target: (B, H, W) int64 class indices (multiclass), else (B, K, H, W) in the logits' dtype;
-            0 where ignored.
+        target: (B, H, W) int64 class indices or (B, K, H, W) probabilities (multiclass), else
+            (B, K, H, W), both in the logits' dtype; 0 where ignored.
         counted: bool, (B, 1, H, W) for multiclass, else (B, K, H, W); False where ignored.
         mode: how the classes relate.
     """
@@ -109,6 +136,15 @@ class Pixels:
     target: Tensor
     counted: Tensor
     mode: TargetMode
+
+    def hard_target(self) -> Tensor:
+        """The class indices (B, H, W); `SpecError` for probabilities."""
+        if self.target.ndim == 4:
+            raise SpecError(
+                "this loss takes class indices (B, H, W), got probabilities "
+                f"{describe(self.target)}; dice_loss and cross_entropy take both."
+            )
+        return self.target
 
 
 def prepare(
@@ -137,14 +173,15 @@ def prepare(
     check_segmentation(logits, target, mode)
     logits = at_least_float32(logits)
     # Cast before comparing: in uint8, -100 is not a value.
-    target = target.long() if mode == "multiclass" else target.to(logits.dtype)
+    indices = target.ndim == 3
+    target = target.long() if indices else target.to(logits.dtype)
     if ignore_index is None:
         counted = torch.ones((), dtype=torch.bool, device=logits.device).expand_as(target)
-        per_class = counted.unsqueeze(1) if mode == "multiclass" else counted
+        per_class = counted.unsqueeze(1) if indices else counted
         return Pixels(logits, target, per_class, mode)
     counted = target != ignore_index
     target = torch.where(counted, target, 0)
-    per_class = counted.unsqueeze(1) if mode == "multiclass" else counted
+    per_class = counted.unsqueeze(1) if indices else counted
     # where, not a product: an infinite logit under an ignored pixel must not become NaN.
     return Pixels(torch.where(per_class, logits, 0.0), target, per_class, mode)
 

@@ -1,74 +1,93 @@
-"""Region losses: soft Dice."""
+"""Region losses: soft Dice, Jaccard and Tversky, all of the same sums."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from transferseg.errors import SpecError
-from transferseg.losses.inputs import Pixels, check_choice, full_precision, prepare
+from transferseg.losses.inputs import check_choice, per_class_weight
+from transferseg.losses.sums import PixelSums, pixel_sums
 from transferseg.types import TargetMode
 
 #: What an empty ground truth costs: see `dice_loss`.
 EmptyLoss: TypeAlias = Literal["penalise", "skip"]
 
 
-def check_dice_options(empty: str, eps: float) -> None:
+def check_region_options(empty: str, eps: float) -> None:
     """Raise `SpecError` on an unknown empty policy or an `eps` that is not above 0."""
     check_choice("empty policy", empty, get_args(EmptyLoss))
     if not eps > 0:
-        raise SpecError(f"eps must be above 0 (it keeps 0/0 out of the Dice loss), got {eps!r}.")
+        raise SpecError(f"eps must be above 0 (it keeps 0/0 out of the loss), got {eps!r}.")
 
 
-def _probabilities_and_truth(pixels: Pixels) -> tuple[Tensor, Tensor]:
-    """Probability and ground truth of every class, (B, K, H, W), 0 where ignored."""
-    if pixels.mode == "multiclass":
-        probability = pixels.logits.softmax(dim=1)
-        # scatter, not one_hot: no int64 copy of K times the mask, and a label out of range is loud
-        truth = torch.zeros_like(probability).scatter(1, pixels.target.unsqueeze(1), 1.0)
-        truth = torch.where(pixels.counted, truth, 0.0)
-    else:
-        probability, truth = pixels.logits.sigmoid(), pixels.target
-    return torch.where(pixels.counted, probability, 0.0), truth
-
-
-def dice_of(
-    pixels: Pixels, *, squared: bool, per_image: bool, empty: EmptyLoss, eps: float
+def region_of(
+    sums: PixelSums,
+    *,
+    squared: bool,
+    per_image: bool,
+    empty: EmptyLoss,
+    eps: float,
+    false_positives: float = 0.5,
+    false_negatives: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """`dice_loss` of prepared pixels, and which of its entries count in a mean.
+    """One minus the Tversky index: Dice with weights of 0.5, Jaccard with 1.
+
+    Args:
+        sums: of `pixel_sums`, with the region's.
+        squared: whether the sums are of squares.
+        per_image: of each image; False adds the images up.
+        empty: "penalise" or "skip".
+        eps: added to the index's denominator.
+        false_positives: their weight, alpha.
+        false_negatives: their weight, beta.
 
     Returns:
-        The loss, 0 where it does not count, and a bool tensor of the same shape: (B, K), or (K,)
-        over the batch.
+        The loss, 0 where it does not count, and a bool tensor of the same shape, which entries
+        count in a mean: (B, K), or (K,) over the batch.
     """
-    probability, truth = _probabilities_and_truth(pixels)
-    axes = (2, 3) if per_image else (0, 2, 3)
-    linear, square = probability.sum(axes), probability.square().sum(axes)
-    overlap = (truth * probability).sum(axes)
-    truth_size = (truth.square() if squared else truth).sum(axes)
-    number = pixels.counted.sum(axes).to(linear.dtype).expand_as(linear)
-    present = truth_size > 0
-
-    loss = 1 - 2 * overlap / (truth_size + (square if squared else linear) + eps)
+    alpha, beta = false_positives, false_negatives
+    parts = (sums.linear, sums.square, sums.overlap, sums.truth, sums.number)
+    linear, square, overlap, truth, number = (
+        parts if per_image else tuple(part.sum(0) for part in parts)
+    )
+    predicted = square if squared else linear
+    present = truth > 0
+    size = overlap + alpha * (predicted - overlap) + beta * (truth - overlap)
+    loss = 1 - overlap / (size + eps)
     if empty == "skip":
         return torch.where(present, loss, 0.0), present
-    # The same equation for the complement, 1 - y and 1 - p with y = 0, multiplied out.
-    size = 2 * number.clamp(min=1) - (2 * linear - square if squared else linear)
-    loss = torch.where(present, loss, (square if squared else linear) / size)
+    # The same equation for the complement, 1 - y and 1 - p with y = 0, multiplied out; the false
+    # positives are its false negatives.
+    wrong = alpha * linear + (beta * (square - linear) if squared else 0.0)
+    size = number - linear + wrong
+    loss = torch.where(present, loss, wrong / torch.where(size > 0, size, 1.0))
     counts = number > 0
     return torch.where(counts, loss, 0.0), counts
 
 
-def mean_where(loss: Tensor, counts: Tensor) -> Tensor:
+def mean_where(
+    loss: Tensor, counts: Tensor, class_weight: Tensor | Sequence[float] | None = None
+) -> Tensor:
     """The mean of the entries that count; 0, with a graph, when none does.
+
+    Args:
+        loss: (B, K) or (K,).
+        counts: bool, the same shape.
+        class_weight: K values; the mean is then the weighted one.
 
     Example:
         >>> mean_where(torch.tensor([1.0, 5.0]), torch.tensor([True, False])).item()
         1.0
     """
-    return torch.where(counts, loss, 0.0).sum() / counts.sum().clamp(min=1)
+    weight = counts.to(loss.dtype)
+    if class_weight is not None:
+        weight = weight * per_class_weight("class_weight", class_weight, loss[None].flatten(0, -2))
+    total = weight.sum()
+    return (torch.where(counts, loss, 0.0) * weight).sum() / torch.where(total > 0, total, 1.0)
 
 
 def dice_loss(
@@ -106,9 +125,10 @@ def dice_loss(
 
     Args:
         logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32.
-        target: multiclass: class indices (B, H, W), each in 0..K-1 or `ignore_index`; binary and
-            multilabel: (B, K, H, W), 0 to 1 in any real dtype, soft values allowed. Values are not
-            checked here.
+        target: multiclass: class indices (B, H, W), each in 0..K-1 or `ignore_index`, or
+            probabilities (B, K, H, W) of a floating dtype; binary and multilabel: (B, K, H, W), 0
+            to 1 in any real dtype, soft values allowed. Values are not checked here, and no
+            gradient is given to it.
         mode: "binary" (K = 1), "multiclass" or "multilabel".
         squared: squared denominators, as in the source.
         per_image: sums over each image; False sums over the whole batch.
@@ -130,10 +150,19 @@ def dice_loss(
         >>> dice_loss(logits, mask, mode="binary")  # 1 - 2 * 1 / (1 + 1.25)
         tensor([[0.1111]])
     """
-    check_dice_options(empty, eps)
-    with full_precision(logits):
-        pixels = prepare(logits, target, mode=mode, ignore_index=ignore_index)
-        return dice_of(pixels, squared=squared, per_image=per_image, empty=empty, eps=eps)[0]
+    check_region_options(empty, eps)
+    sums = region_sums(logits, target, mode=mode, ignore_index=ignore_index, squared=squared)
+    return region_of(sums, squared=squared, per_image=per_image, empty=empty, eps=eps / 2)[0]
+
+
+def region_sums(
+    logits: Tensor, target: Tensor, *, mode: TargetMode, ignore_index: int | None, squared: bool
+) -> PixelSums:
+    """`pixel_sums` for a region loss alone."""
+    return pixel_sums(
+        logits, target, mode=mode, ignore_index=ignore_index, entropy=False, region=True,
+        squared=squared,
+    )  # fmt: skip
 
 
 def mean_dice_loss(
@@ -144,6 +173,7 @@ def mean_dice_loss(
     squared: bool = True,
     per_image: bool = True,
     ignore_index: int | None = 255,
+    class_weight: Tensor | Sequence[float] | None = None,
     empty: EmptyLoss = "penalise",
     eps: float = 1e-6,
 ) -> Tensor:
@@ -159,6 +189,8 @@ def mean_dice_loss(
         squared: as in `dice_loss`.
         per_image: as in `dice_loss`.
         ignore_index: as in `dice_loss`.
+        class_weight: K values, 0 or more: a weighted mean over the classes; 0 leaves a class out,
+            such as the background.
         empty: as in `dice_loss`.
         eps: as in `dice_loss`.
 
@@ -176,9 +208,62 @@ def mean_dice_loss(
         >>> mean_dice_loss(logits, mask, mode="binary", empty="skip")  # 1 - 2 * 1 / (2 + 0.5)
         tensor(0.2000)
     """
-    check_dice_options(empty, eps)
-    with full_precision(logits):
-        pixels = prepare(logits, target, mode=mode, ignore_index=ignore_index)
-        return mean_where(
-            *dice_of(pixels, squared=squared, per_image=per_image, empty=empty, eps=eps)
-        )
+    check_region_options(empty, eps)
+    sums = region_sums(logits, target, mode=mode, ignore_index=ignore_index, squared=squared)
+    loss = region_of(sums, squared=squared, per_image=per_image, empty=empty, eps=eps / 2)
+    return mean_where(*loss, class_weight)
+
+
+def jaccard_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    mode: TargetMode,
+    squared: bool = False,
+    per_image: bool = True,
+    ignore_index: int | None = 255,
+    class_weight: Tensor | Sequence[float] | None = None,
+    empty: EmptyLoss = "penalise",
+    eps: float = 1e-6,
+) -> Tensor:
+    r"""One minus soft Jaccard (IoU), the mean over the images and classes that count.
+
+    $1 - \sum yp / (\sum y + \sum p - \sum yp + \epsilon)$, or with squares of y and p where each
+    stands alone: the Tversky loss with both weights 1. segmentation_models_pytorch has the same
+    value on hard float32 masks where every class is present. Elsewhere it has not, and this one is
+    ours: there an absent class costs 0 whatever is predicted and still counts in the mean,
+    half precision masks are added up in half precision (infinite above 65,504 pixels), and a NaN
+    logit under an ignored pixel makes the loss NaN.
+
+    Args:
+        logits: as in `dice_loss`.
+        target: as in `dice_loss`.
+        mode: as in `dice_loss`.
+        squared: squares of y and p in the denominator.
+        per_image: as in `dice_loss`.
+        ignore_index: as in `dice_loss`.
+        class_weight: as in `mean_dice_loss`.
+        empty: as in `dice_loss`; the complement's Jaccard loss under "penalise", plainly the mean
+            of p.
+        eps: added to the denominator, above 0.
+
+    Returns:
+        A scalar, 0 (perfect) to 1.
+
+    Raises:
+        SpecError: a shape, dtype or option that does not fit.
+
+    Source: Rahman & Wang 2016.
+
+    Example:
+        >>> logits, mask = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1, 0]]]])
+        >>> jaccard_loss(logits, mask, mode="binary")  # 1 - 0.5 / (1 + 1 - 0.5)
+        tensor(0.6667)
+    """
+    check_region_options(empty, eps)
+    sums = region_sums(logits, target, mode=mode, ignore_index=ignore_index, squared=squared)
+    loss = region_of(
+        sums, squared=squared, per_image=per_image, empty=empty, eps=eps, false_positives=1.0,
+        false_negatives=1.0,
+    )  # fmt: skip
+    return mean_where(*loss, class_weight)

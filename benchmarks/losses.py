@@ -1,0 +1,176 @@
+"""BCE + Dice beside segmentation-models-pytorch's and MONAI's: time and additional memory.
+
+    python benchmarks/losses.py                  # 8x13x512x512, eager and compiled: minutes
+    python benchmarks/losses.py --table FILE     # and the table as markdown into FILE
+
+Forward and backward of one multilabel loss on float32 logits and masks that are there already:
+ours, DiceLoss of segmentation-models-pytorch + torch's BCE with logits, and torch's BCE with logits
++ MONAI's DiceLoss(sigmoid=True). All run in turn, in one process, so that whatever else the machine
+does falls on each; the figures are medians, and the ratios medians of the ratios of one turn.
+Memory is of a process of its own a side: the resident set at its largest, less what it was before
+the first step (as Linux counts it; elsewhere the column is empty). For a compiled side that first
+step is the one after compiling. The gradient itself is a part of it: 104 MiB by default.
+MONAI is in no extra of the package: pip install monai.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import monai
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+import transferseg as ts
+
+
+class Sum(nn.Module):
+    """BCE with logits plus a Dice loss."""
+
+    def __init__(self, dice: nn.Module) -> None:
+        super().__init__()
+        self.bce, self.dice = nn.BCEWithLogitsLoss(), dice
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The sum of both, a scalar."""
+        return self.bce(logits, target) + self.dice(logits, target)
+
+
+SIDES: dict[str, Callable[[], nn.Module]] = {
+    "ours": lambda: ts.losses.BCEDiceLoss("multilabel"),
+    "smp": lambda: Sum(smp.losses.DiceLoss("multilabel")),
+    "monai": lambda: Sum(monai.losses.DiceLoss(sigmoid=True)),
+}
+
+
+def batch(shape: list[int]) -> tuple[Tensor, Tensor]:
+    """Logits with a gradient and a mask of 0 and 1."""
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(shape)).requires_grad_()
+    return logits, (torch.rand(shape) > 0.7).float()
+
+
+def step_of(side: str, compiled: bool, logits: Tensor, target: Tensor) -> Callable[[], None]:
+    """What is measured: forward and backward."""
+    loss = SIDES[side]()
+    if compiled:
+        loss = torch.compile(loss)
+
+    def step() -> None:
+        logits.grad = None
+        loss(logits, target).backward()
+
+    return step
+
+
+def measure_time(compiled: bool, shape: list[int], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every turn, by side."""
+    data = batch(shape)
+    steps = {side: step_of(side, compiled, *data) for side in SIDES}
+    for step in steps.values():
+        step()
+        step()
+    seconds: dict[str, list[float]] = {side: [] for side in steps}
+    for turn in range(rounds):
+        order = list(steps)[turn % 3 :] + list(steps)[: turn % 3]
+        for side in order:
+            begin = time.perf_counter()
+            steps[side]()
+            seconds[side].append(time.perf_counter() - begin)
+    return seconds
+
+
+def measure_memory(side: str, compiled: bool, shape: list[int]) -> float:
+    """MiB above what the process held with the data made; for a process of its own."""
+    forget = Path("/proc/self/clear_refs")
+    if not forget.exists():
+        return float("nan")
+    logits, target = batch(shape)
+    step = step_of(side, compiled, logits, target)
+    if compiled:
+        step()
+    logits.grad = None
+    gc.collect()
+    forget.write_text("5")  # the largest resident set counts from here
+    before = resident("VmRSS")
+    step()
+    return (resident("VmHWM") - before) / 1024
+
+
+def resident(what: str) -> float:
+    """KiB of this process: `VmRSS` now, `VmHWM` at its largest."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
+
+
+def in_a_process(*arguments: str) -> object:
+    """What this file prints as JSON, called with these arguments in a fresh process."""
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rows_of(modes: list[str], options: list[str]) -> list[list[str]]:
+    """One row a mode and side, printed as soon as it is known."""
+    rows = []
+    for mode in modes:
+        seconds = in_a_process("--time", mode, *options)
+        memory = {side: in_a_process("--memory", side, mode, *options) for side in SIDES}
+        for side in SIDES:
+            pairs = zip(seconds[side], seconds["ours"], strict=True)
+            ratio = statistics.median(theirs / mine for theirs, mine in pairs)
+            rows.append([
+                mode, side, f"{statistics.median(seconds[side]) * 1000:.0f}", f"{ratio:.1f}",
+                f"{memory[side]:.0f}", f"{memory['ours'] / memory[side]:.2f}",
+            ])  # fmt: skip
+            print("| " + " | ".join(rows[-1]) + " |", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mode", choices=["eager", "compiled"], help="one of both alone")
+    parser.add_argument("--shape", default="8x13x512x512", help="images x classes x pixels")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each side runs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", type=Path, help="a file for the table as markdown")
+    parser.add_argument("--time", metavar="MODE", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    shape = [int(size) for size in arguments.shape.split("x")]
+    if arguments.time:
+        print(json.dumps(measure_time(arguments.time == "compiled", shape, arguments.rounds)))
+        return
+    if arguments.memory:
+        side, mode = arguments.memory
+        print(json.dumps(measure_memory(side, mode == "compiled", shape)))
+        return
+    heads = ["mode", "side", "ms", "times ours", "additional MiB", "ours / this"]
+    top = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * 4]
+    print("\n".join(top), flush=True)
+    options = [f"--{key}={getattr(arguments, key)}" for key in ("shape", "rounds", "threads")]
+    rows = rows_of([arguments.mode] if arguments.mode else ["eager", "compiled"], options)
+    if arguments.table:
+        where = (
+            f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}, smp "
+            f"{smp.__version__}, MONAI {monai.__version__}; {arguments.shape} float32, forward "
+            "and backward."
+        )
+        lines = [*top, *("| " + " | ".join(row) + " |" for row in rows)]
+        arguments.table.write_text("\n".join([*lines, "", where, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

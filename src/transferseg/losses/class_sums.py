@@ -1,0 +1,169 @@
+"""The sums of exclusive classes (softmax) and their gradient: see `losses.sums`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from transferseg.losses.blocks import Block, total_of_blocks, written_by_blocks
+from transferseg.losses.inputs import at_least_float32, may_hold
+
+
+def truth_of(
+    target: Tensor, like: Tensor, ignore_index: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """The ground truth of every class, and which pixels count (None: all of them).
+
+    Args:
+        target: class indices (B, ...), or probabilities (B, K, ...).
+        like: (B, K, ...) in the precision of the sums.
+        ignore_index: label of the pixels that count nowhere (among probabilities: of one whose
+            probabilities hold it), or None.
+
+    Returns:
+        (B, K, ...), 0 where ignored, and bool (B, 1, ...).
+
+    Example:
+        >>> truth_of(torch.tensor([[1, 255]]), torch.zeros(1, 2, 2), 255)
+        (tensor([[[0., 0.],
+                 [1., 0.]]]), tensor([[[ True, False]]]))
+    """
+    soft = target.ndim == like.ndim
+    target = target.to(like.dtype) if soft else target.long().unsqueeze(1)
+    counted = None
+    if ignore_index is not None and may_hold(target, ignore_index):
+        counted = target != ignore_index
+        target = torch.where(counted, target, 0)
+        counted = counted.all(dim=1, keepdim=True)
+    if soft:
+        return target if counted is None else torch.where(counted, target, 0.0), counted
+    if torch.compiler.is_compiling():  # fused; a label out of range is then of no class
+        classes = torch.arange(like.shape[1], device=like.device)
+        truth = (target == classes.reshape(-1, *[1] * (like.ndim - 2))).to(like.dtype)
+    else:  # not one_hot: no int64 copy of K times the mask, and a label out of range is loud
+        truth = torch.zeros_like(like).scatter_(1, target, 1.0)
+    return truth if counted is None else torch.where(counted, truth, 0.0), counted
+
+
+def _prepared(
+    x: Tensor, y: Tensor, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log-probabilities, ground truth, and which pixels count (None: all of them)."""
+    x = at_least_float32(x)
+    truth, counted = truth_of(y, x, ignore_index)
+    # where, not a product: an infinite logit under an ignored pixel must not become NaN
+    x = x if counted is None else torch.where(counted, x, 0.0)
+    return x.log_softmax(1), truth, counted
+
+
+def _wanted_truth(
+    truth: Tensor, counted: Tensor | None, weight: Tensor | None, label_smoothing: float
+) -> Tensor:
+    """The weighted and smoothed truth, of which the cross-entropy is the product with -log p."""
+    wanted = truth
+    if label_smoothing:
+        even = label_smoothing / truth.shape[1]
+        wanted = wanted * (1 - label_smoothing) + even
+        wanted = wanted if counted is None else torch.where(counted, wanted, 0.0)
+    return wanted if weight is None else wanted * weight[:, None]
+
+
+def block_sums(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    ignore_index: int | None,
+    label_smoothing: float,
+    entropy: bool,
+    region: bool,
+    squared: bool,
+) -> Tensor:
+    """(7, B, K): entropy, weight, linear, square, overlap, truth, number, over the last axis."""
+    logs, truth, counted = _prepared(x, y, ignore_index)
+    none = logs.new_zeros(logs.shape[:2])
+    number = none + x.shape[2] if counted is None else none + counted.sum(-1)
+    sums = [none, none, none, none, none, none, number]
+    if entropy:
+        wanted = _wanted_truth(truth, counted, weight, label_smoothing)
+        sums[0] = -(wanted * logs).sum(-1)
+        sums[1] = truth.sum(-1) if weight is None else truth.sum(-1) * weight
+    if region:
+        p = logs.exp()
+        p = p if counted is None else torch.where(counted, p, 0.0)
+        sums[2], sums[4] = p.sum(-1), (p * truth).sum(-1)
+        sums[3] = p.square().sum(-1) if squared else none
+        sums[5] = (truth.square() if squared else truth).sum(-1)
+    return torch.stack(sums)
+
+
+def block_gradient(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    factors: Tensor,
+    ignore_index: int | None,
+    label_smoothing: float,
+    entropy: bool,
+    region: bool,
+    squared: bool,
+) -> Tensor:
+    """The gradient to the logits, given that to entropy, linear, square and overlap: (4, B, K)."""
+    logs, truth, counted = _prepared(x, y, ignore_index)
+    by_entropy, by_linear, by_square, by_overlap = factors.unsqueeze(-1).unbind()
+    p = logs.exp()
+    p = p if counted is None else torch.where(counted, p, 0.0)
+    gradient = torch.zeros_like(p)
+    if region:
+        by_p = (truth * by_overlap).add_(by_linear)
+        if squared:
+            by_p.add_(p * (2 * by_square))
+        gradient = by_p.sub_((by_p * p).sum(1, keepdim=True)).mul_(p)
+    if entropy:
+        wanted = _wanted_truth(truth, counted, weight, label_smoothing) * by_entropy
+        gradient.add_(p * wanted.sum(1, keepdim=True)).sub_(wanted)
+    return gradient
+
+
+class ClassSums(torch.autograd.Function):
+    """(entropy, weight, linear, square, overlap, truth, number), (B, K), of (B, K, N) logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        *wanted: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, ...]:
+        """Sum block by block."""
+        ctx.save_for_backward(x, y, weight)
+        ctx.wanted = wanted
+
+        def work(part: Block) -> Tensor:
+            return block_sums(x[part], _of_pixels(y, part), weight, *wanted)
+
+        sums = total_of_blocks(work, x, whole_classes=True).unbind()
+        ctx.mark_non_differentiable(sums[1], *sums[5:])
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Write the gradient block by block; there is no second derivative."""
+        x, y, weight = ctx.saved_tensors
+        factors = torch.stack((gradients[0], *gradients[2:5]))
+
+        def work(part: Block) -> Tensor:
+            some = factors[:, part[0]]
+            return block_gradient(x[part], _of_pixels(y, part), weight, some, *ctx.wanted)
+
+        gradient = written_by_blocks(work, x, whole_classes=True)
+        return (gradient, *[None] * (2 + len(ctx.wanted)))
+
+
+def _of_pixels(y: Tensor, part: Block) -> Tensor:
+    """The block's part of class indices (B, N) or probabilities (B, K, N)."""
+    return y[part[0], part[2]] if y.ndim == 2 else y[part]
