@@ -82,6 +82,7 @@ def examples(session: nox.Session) -> None:
     session.run("python", "examples/quickstart.py", "--folder", f"{results}/quickstart",
                 "--size", "64", "--unlabelled", "32", "--pretrain-epochs", "1", "--epochs", "2",
                 env=HEADLESS)  # fmt: skip
+    session.run("python", "examples/transfer_gallery.py", env=HEADLESS)
     if not os.environ.get("TRANSFERSEG_DATA"):
         session.log("examples on real data skipped: set TRANSFERSEG_DATA to a folder with its data")
         return
