@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import runpy
 import tempfile
 from collections.abc import Callable
@@ -78,6 +79,30 @@ def of_smp(folder: Path) -> Written:
     model = smp.Unet("resnet18", encoder_weights=None, classes=4)
     model.save_pretrained(folder)
     return written(folder, model, image_of(96, 128))
+
+
+def of_brain_mri(folder: Path) -> Written:
+    """A state dict in the names of the U-Net for brain MRI; its library is a script of its authors.
+
+    Here a U-Net of ours lends the weights; that its network computes the same is for the tests.
+    """
+    model = ts.create_model("unet", "plain", classes=["tumour"])
+    names = {
+        r"encoder\.model\.stages\.4\.": "bottleneck.bottleneck",
+        **{rf"encoder\.model\.stages\.{k - 1}\.": f"encoder{k}.enc{k}" for k in range(1, 5)},
+        **{rf"decoder\.ups\.{4 - k}\.": f"upconv{k}." for k in range(1, 5)},
+        **{rf"decoder\.blocks\.{4 - k}\.": f"decoder{k}.dec{k}" for k in range(1, 5)},
+        r"(dec\dconv\d)\.0\.": r"\1.",
+        r"(dec\d)conv(\d)\.1\.": r"\1norm\2.",
+        r"^head\.": "conv.",
+    }
+    state = {}
+    for key, value in model.state_dict().items():
+        for pattern, replacement in names.items():
+            key = re.sub(pattern, replacement, key)
+        state[key] = value
+    torch.save(state, folder / "unet.pt")
+    return written(folder / "unet.pt", model, image_of(97, 129))
 
 
 def of_hugging_face(folder: Path) -> Written:
@@ -180,6 +205,7 @@ def main() -> None:
     compare("torchvision", of_torchvision)
     compare("timm", of_timm)
     compare("segmentation-models-pytorch", of_smp)
+    compare("U-Net for brain MRI", of_brain_mri)
     if importlib.util.find_spec("transformers"):
         compare("Hugging Face", of_hugging_face)
     else:
