@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.build import FOLLOWING, whole
+from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.variant import Variant
 from transferseg.models.windows import let_windows_follow
 from transferseg.transfer import Adapter
@@ -48,6 +49,7 @@ class WholeModel(nn.Module):
     parallel = False
     multiple = 1
     pruned: tuple[str, ...] = ()
+    pyramid = None
 
     def __init__(
         self,
@@ -87,7 +89,8 @@ class WholeModel(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> one map, the logits (B, classes)."""
-        return [self.model(image)]
+        maps = vgg_maps(self.model, image)
+        return [self.model(image) if maps is None else self.model.forward_head(maps[-1])]
 
     def row_keys(self) -> tuple[str, ...]:
         """Keys of the tensors that have one row a class."""
