@@ -7,7 +7,6 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
-from numbers import Real
 from typing import Any, Literal, TypeAlias, get_args
 
 from transferseg.errors import SpecError, unknown_name
@@ -159,7 +158,8 @@ class ModelSpec:
                 f"mode {self.mode!r} does not fit {len(self.classes)} class(es): binary has one "
                 "(the foreground), multiclass two or more (with the background)."
             )
-        if not isinstance(self.threshold, Real) or not 0.0 < self.threshold < 1.0:
+        threshold: object = self.threshold
+        if not isinstance(threshold, (int, float)) or not 0.0 < threshold < 1.0:
             raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold!r}.")
 
     def __hash__(self) -> int:

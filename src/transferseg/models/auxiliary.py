@@ -70,9 +70,9 @@ class AuxiliaryHead(nn.Module):
         channels = [encoder.channels[index] for index in self.reads]
         strides = [encoder.strides[index] for index in self.reads]
         layout: dict[str, Any] = {"num_convs": 1, "concat": False, **given}
-        own = {"maps": len(channels), "align_corners": align_corners}
+        layout |= {"maps": len(channels), "align_corners": align_corners}
         try:
-            self.decoder = FCNDecoder(channels, strides, **layout, **own)
+            self.decoder = FCNDecoder(channels, strides, **layout)
         except SpecError as error:
             raise SpecError(f"the auxiliary head: {error}") from None
         self.head = conv_head(self.decoder, classes)

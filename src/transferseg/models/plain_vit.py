@@ -74,8 +74,8 @@ def plain_options(
     if plain is None:
         for option in options:
             if option not in (*OPTIONS, *MMSEG_OPTIONS):
-                known = ("arguments", "style")
-                raise SpecError(unknown_name(f"option of encoder {name!r}", option, known))
+                what = f"option of encoder {name!r}"
+                raise SpecError(unknown_name(what, option, ("arguments", "style")))
         raise SpecError(
             f"{some(sorted(options))}: of plain ViTs alone, which encoder {name!r} is not; leave "
             "it out. Every encoder has the option 'arguments'; Swin and HRNet also have 'style'."

@@ -180,5 +180,6 @@ def check_pools(architecture: str, pools: Sequence[int]) -> None:
     """
     if not are_whole(pools):
         raise SpecError(
-            f"{architecture} needs at least one pool from 1, a list of whole numbers; got {pools!r}."
+            f"{architecture} needs at least one pool from 1, a list of whole numbers; "
+            f"got {pools!r}."
         )

@@ -83,7 +83,8 @@ class DeepLabV3PlusDecoder(Decoder):
         )
         if not is_whole(low_channels):
             raise SpecError(
-                f"deeplabv3plus needs low_channels, a whole number from 1; got {low_channels!r}."
+                "deeplabv3plus needs channels from 1, whole numbers; "
+                f"got low_channels={low_channels!r}."
             )
         rates = atrous_rates("deeplabv3plus", rates, encoder_strides[-maps])
         low = next((i for i, s in enumerate(encoder_strides) if s >= 4), available)
