@@ -63,7 +63,7 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
     """
     options = sorted(options)
     listed = ", ".join(map(repr, options[:20])) + (", ..." if len(options) > 20 else "")
-    return f"unknown {kind} {name!r}: expected one of {listed}.{did_you_mean(name, options)}"
+    return f"unknown {kind} {name!r}: expected one of {listed}.{did_you_mean(str(name), options)}"
 
 
 def some(names: Iterable[str], *, limit: int = 6) -> str:

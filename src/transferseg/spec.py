@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal, TypeAlias, get_args
@@ -42,8 +42,7 @@ class InputSpec:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.channels, int) or self.channels < 1:
-            raise SpecError(f"input channels must be a whole number from 1, got {self.channels!r}.")
+        _check_channels(self.channels)
         order = self.channel_order or {1: "L", 3: "RGB"}.get(self.channels, "any")
         needs = {"L": 1, "RGB": 3, "BGR": 3}.get(order, self.channels)
         if order not in get_args(ChannelOrder):
@@ -83,6 +82,7 @@ class InputSpec:
             >>> InputSpec.from_statistics((0.2, 0.4, 0.6), (0.1, 0.1, 0.1), channels=1).mean
             (0.4,)
         """
+        _check_channels(channels)
         if channels == len(mean):
             return cls(channels=channels, mean=tuple(mean), std=tuple(std))
         average = round(sum(mean) / len(mean), 6), round(sum(std) / len(std), 6)
@@ -158,8 +158,9 @@ class ModelSpec:
                 f"mode {self.mode!r} does not fit {len(self.classes)} class(es): binary has one "
                 "(the foreground), multiclass two or more (with the background)."
             )
-        if not 0.0 < self.threshold < 1.0:
-            raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold}.")
+        threshold: object = self.threshold
+        if not isinstance(threshold, (int, float)) or not 0.0 < threshold < 1.0:
+            raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold!r}.")
 
     def __hash__(self) -> int:
         return hash((self.architecture, self.encoder, self.classes, self.mode))
@@ -214,6 +215,11 @@ class ModelSpec:
         return cls.from_dict(values)
 
 
+def _check_channels(channels: object) -> None:
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise SpecError(f"input channels must be a whole number from 1, got {channels!r}.")
+
+
 def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
     """Class names from a number or from names.
 
@@ -228,6 +234,8 @@ def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
         return tuple(f"class_{index}" for index in range(count))
     if isinstance(classes, str):
         raise SpecError(f"classes must be a number or a list of names, got the text {classes!r}.")
+    if not isinstance(classes, Iterable):
+        raise SpecError(f"classes must be a number from 1 or a list of names, got {classes!r}.")
     return tuple(classes)
 
 

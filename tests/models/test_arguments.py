@@ -115,6 +115,7 @@ def test_the_plain_encoder_takes_its_width():
         ("resnet18", {"output_stride": 8}, "give output_stride= beside the options"),
         ("resnet18", {"features_only": True}, "always gives feature maps"),
         ("test_vit", {"dynamic_img_size": True}, "always follows the size of the image"),
+        ("tiny_swin", {"always_partition": True}, "the encoder option 'style' decides"),
         ("resnet18", {"stem_type": None}, "'stem_type' of encoder 'resnet18' is null"),
         ("resnet18", {"norm_layer": torch.nn.BatchNorm2d}, "must be JSON values"),
         ("resnet18", ["channels"], "must be a dict of values by name"),

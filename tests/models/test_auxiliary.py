@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 import tests.models.tiny_timm  # noqa: F401 - registers its models
 import transferseg as ts
+from tests.models.families import SMALL
 from tests.models.randomise import randomise
-from tests.models.test_models import ENCODERS, SMALL
+from tests.models.test_models import ENCODERS
 from tests.models.test_psp import NAMES, OPTIONS
 from tests.references.compare import FOLDER, load, relative
 from tests.references.key_weights import build, make_input, read_keys
@@ -87,11 +88,12 @@ def test_what_it_reads():
     assert read("tiny_hrnet", auxiliary={"index": 2, "channels": 5}) == ((2,), 5)
 
 
-def test_all_branches_of_hrnet_are_one_map():
-    model = small("fcn", "tiny_hrnet").eval()
+@pytest.mark.parametrize("corners", [False, True])
+def test_all_branches_of_hrnet_are_one_map(corners):
+    model = small("fcn", "tiny_hrnet", align_corners=corners).eval()
     head, features = model.auxiliary_head, model.encoder(image())
     size = features[0].shape[-2:]
-    whole = [F.interpolate(f, size, mode="bilinear", align_corners=False) for f in features]
+    whole = [F.interpolate(f, size, mode="bilinear", align_corners=corners) for f in features]
     wanted = head.head(head.decoder.convs(torch.cat(whole, dim=1)))
     torch.testing.assert_close(head(features, (41, 56)), wanted)
 
@@ -122,6 +124,8 @@ def test_options_and_their_defaults():
     [
         ("resnet10t", {"auxiliary": {"chanels": 4}}, "Did you mean 'channels'"),
         ("resnet10t", {"auxiliary": {"channels": 0}}, "the auxiliary head: fcn needs channels"),
+        ("resnet10t", {"auxiliary": {"channels": "a"}}, "the auxiliary head: .* channels='a'"),
+        ("resnet10t", {"auxiliary": {"concat": "no"}}, "must be true or false, got 'no'"),
         ("resnet10t", {"auxiliary": {"index": 5}}, r"index 5, .* 5 map\(s\); .* from -5 to 4"),
         ("resnet10t", {"auxiliary": {"index": True}}, "index True"),
         ("resnet10t", {"auxiliary": "fcn"}, "auxiliary options must be JSON"),

@@ -10,6 +10,8 @@ import tests.models.tiny_timm  # noqa: F401 - registers its models
 import transferseg as ts
 from tests.models.randomise import randomise
 from transferseg.errors import SpecError
+from transferseg.models.classifier import Classifier
+from transferseg.spec import ModelSpec
 
 # one of every family, with what it needs to be small
 ENCODERS = ["resnet10t", "vgg11_bn", "test_vit", "tiny_dinov2", "tiny_swin", "tiny_swinv2",
@@ -134,3 +136,21 @@ def test_an_encoder_that_cannot_is_named():
     with pytest.raises(SpecError, match=r"'dla34' cannot recompute"):
         model.set_grad_checkpointing()
     model.set_grad_checkpointing(False)
+
+
+def test_a_whole_vgg_classifier():
+    spec = ModelSpec(
+        "classifier", "tiny_vgg_bn", ("a", "b"), decoder={"head": "timm"},
+        encoder_options={"arguments": {"mlp_ratio": 1 / 256}},
+    )  # fmt: skip
+    assert_the_same_in_less(randomise(Classifier(spec)), least_saved=0.3)
+
+
+def test_the_center_and_the_convolutions_of_a_unet():
+    options = {"upsampling": "bilinear", "num_convs": 2, "center": True}
+    options = {"channels": [16, 16, 8, 8, 32], "skips": False, **options}
+    model = ts.create_model("unet", "resnet10t", classes=2, **options)
+    decoder = model.decoder
+    wanted = {decoder.center, *decoder.ups, *decoder.blocks, *decoder.convs}
+    assert set(decoder.segments()) == wanted
+    assert_the_same_in_less(randomise(model), least_saved=0.5)

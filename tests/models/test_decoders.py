@@ -6,6 +6,7 @@ import torch
 import transferseg as ts
 from transferseg.errors import SpecError
 from transferseg.models import DECODERS
+from transferseg.models.decoders import check_options
 from transferseg.models.decoders.blocks import joined
 
 HEADS = ["fcn", "psp", "deeplabv3", "deeplabv3plus", "upernet"]
@@ -80,3 +81,33 @@ def test_whole_channels_are_dropped_in_training_alone(architecture):
 def test_values_out_of_range(architecture, options):
     with pytest.raises(SpecError, match=rf"{architecture} needs channels from 1, a dropout from 0"):
         ts.create_model(architecture, "resnet10t", classes=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("unet", {"channels": 256}, "channels must be 5 whole numbers from 1, .* got 256"),
+        ("unet", {"channels": [8, 8, 8, 8, 1.5]}, "got .8, 8, 8, 8, 1.5"),
+        ("unet", {"num_convs": 1.5}, "num_convs=1.5"),
+        ("unet", {"dropout": "a"}, "dropout='a'"),
+        ("unet", {"upsampling": 3}, "unknown upsampling 3"),
+        ("unet", {"skips": "no"}, "skips of 'unet' must be true or false, got 'no'"),
+        ("fcn", {"channels": [256]}, r"got channels=\[256\]"),
+        ("fcn", {"channels": 8.5}, "got channels=8.5"),
+        ("fcn", {"maps": "1"}, "maps='1'"),
+        ("fcn", {"num_convs": 1.5}, "num_convs=1.5"),
+        ("fcn", {"kernel_size": 3.0}, "kernel_size=3.0"),
+        ("psp", {"pools": 6}, "a list of whole numbers; got 6"),
+        ("upernet", {"pools": [1.5]}, r"a list of whole numbers; got \[1.5\]"),
+        ("deeplabv3", {"rates": 12}, "three rates from 1, a list of whole numbers; got 12"),
+        ("deeplabv3", {"layout": ["projection"]}, "Did you mean 'projection'"),
+        ("deeplabv3plus", {"low_channels": 1.5}, "whole numbers; got low_channels=1.5"),
+    ],
+)
+def test_values_of_another_type(architecture, options, message):
+    def build():
+        check_options(architecture, options)
+        DECODERS[architecture]((8, 8, 8, 8, 8), (2, 4, 8, 16, 32), **options)
+
+    with pytest.raises(SpecError, match=message):
+        build()

@@ -171,6 +171,8 @@ def test_weights_from_a_path_fill_the_whole_encoder(tmp_path):
     [
         (("unte", "resnet10t"), "unknown architecture 'unte'.*Did you mean 'unet'"),
         (("unet", "resnet10x"), "unknown encoder 'resnet10x'"),
+        (("unet", 18), "given by its name, got 18"),
+        ((None, "resnet10t"), "unknown architecture None"),
     ],
 )
 def test_unknown_names(arguments, message):
@@ -182,12 +184,20 @@ def test_unknown_names(arguments, message):
     ("options", "message"),
     [
         ({"chanels": [1]}, "Did you mean 'channels'"),
-        ({"channels": [8, 8]}, "5 numbers"),
+        ({"channels": [8, 8]}, "5 whole numbers"),
         ({"output_stride": 8}, r"output strides \[32, 16\], got 8"),
         ({"classes": 0}, "number from 1"),
         ({"classes": ["a", "a"]}, "distinct"),
         ({"classes": 3, "mode": "binary"}, "does not fit 3"),
         ({"threshold": 1.5}, "between 0 and 1"),
+        ({"classes": None}, "got None"),
+        ({"classes": 2.0}, r"got 2\.0"),
+        ({"threshold": "a"}, "between 0 and 1, got 'a'"),
+        ({"output_stride": "32"}, r"output strides \[32, 16\], got '32'"),
+        ({"in_channels": 1.5}, r"whole number from 1, got 1\.5"),
+        ({"weights": "nope"}, "timm knows no weights 'resnet10t.nope'"),
+        ({"input_spec": "RGB"}, "must be an InputSpec, got 'RGB'"),
+        ({"encoder_options": ["style"]}, r"dict of values by name, got \['style'\]"),
         ({"input_spec": ts.InputSpec(channels=3)}, "3 channels, but in_channels is 1"),
     ],
 )

@@ -7,7 +7,9 @@ import tests.models.tiny_timm  # noqa: F401 - registers its models
 import transferseg as ts
 from transferseg.errors import SpecError
 from transferseg.models import freeze
+from transferseg.models.classifier import Classifier
 from transferseg.models.summary import HEADER
+from transferseg.spec import ModelSpec
 
 
 def test_the_plain_network_by_hand():
@@ -116,3 +118,22 @@ def test_sizes_and_parts_that_cannot_be():
         model.summary((31, 64))
     with pytest.raises(SpecError, match=r"no part 'encodr'; there are \['encoder'"):
         model.summary()["encodr"]
+    with pytest.raises(SpecError, match="whole numbers from 32 pixels up, got 224"):
+        model.summary(224)
+    with pytest.raises(SpecError, match=r"got \(64, 64.5\)"):
+        model.summary((64, 64.5))
+
+
+def test_whole_classifiers():
+    """Of timm's with their own heads, which give one map; some of them take one size alone."""
+    small = {"arguments": {"img_size": 96, "mlp_ratio": [0.125, 0.25]}}
+    spec = ModelSpec(
+        "classifier", "mixer_s32_224", ("a", "b"), decoder={"head": "timm"}, encoder_options=small
+    )
+    model = Classifier(spec)
+    summary = model.summary((96, 96))
+    assert [row.part for row in summary.rows] == ["encoder", "encoder.stages[0]"]
+    assert summary["encoder.stages[0]"].parameters == sum(p.numel() for p in model.parameters())
+    assert summary["encoder.stages[0]"].multiply_adds == summary.total.multiply_adds > 0
+    with pytest.raises(SpecError, match=r"takes no images of \(64, 64\): .*; give image_size="):
+        model.summary((64, 64))

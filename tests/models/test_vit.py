@@ -116,10 +116,10 @@ def test_options_that_cannot_be(options, message):
 
 
 def test_other_encoders_have_no_options():
-    with pytest.raises(
-        SpecError, match=r"'resnet10t' has one option, 'arguments', got \['pyramid'\]"
-    ):
+    with pytest.raises(SpecError, match=r"pyramid: of plain ViTs alone, .* 'resnet10t' is not"):
         unet("resnet10t", encoder_options={"pyramid": "simple"})
+    with pytest.raises(SpecError, match=r"option of encoder 'hrnet_w18' .* mean 'style'\?"):
+        unet("hrnet_w18", encoder_options={"styl": "mmseg"})
     with pytest.raises(SpecError, match=r"output stride 8 \(timm does not build it dilated\)"):
         Encoder("test_vit", output_stride=8)
 

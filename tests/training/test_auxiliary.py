@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 
 import transferseg as ts
@@ -24,6 +25,7 @@ from transferseg.training import (
     sgd,
     train,
 )
+from transferseg.training.auxiliary import training_terms
 
 from .auxiliary import images, segmenter
 from .conftest import _forget
@@ -88,6 +90,17 @@ def test_at_weight_0_the_rest_trains_as_it_would_without():
             assert all(torch.equal(trained[0][name], before[name]) for name in still)
     with_it, without = trained
     assert all(torch.equal(with_it[name], value) for name, value in without.items())
+
+
+def test_at_weight_0_an_infinite_loss_of_the_head_is_none():
+    logits = torch.tensor([2.0, 3.0], requires_grad=True)
+    others = torch.tensor([float("inf"), 1.0], requires_grad=True)
+    value, log = training_terms(F.mse_loss, (logits, others), torch.zeros(2), 0)
+    value.backward()
+    assert value.item() == log["loss"].item() == 6.5
+    assert log["auxiliary_loss"].item() == float("inf")
+    assert logits.grad.tolist() == [2.0, 3.0]
+    assert others.grad.tolist() == [0.0, 0.0]  # zeros, which other processes wait for
 
 
 def test_every_part_trains_and_a_frozen_head_does_not():

@@ -20,10 +20,13 @@ class AuxiliaryHead(nn.Module):
 
     By default it reads the map at index -2: of a ResNet `layer3`'s, of a plain ViT's own maps the
     third of four. HRNet's branches end side by side and are read as one, as the main head does.
+    MMSegmentation's over ViT and DeiT is `{"index": -1, "channels": 256}`; that of its U-Net reads
+    a map of the decoder, which this one cannot.
 
     Args:
         encoder: whose feature maps are read.
         classes: number of classes.
+        align_corners: of the bilinear resizing that makes several maps one, as in the main head.
         options: "index": of the map, from the end where negative; "channels" (by default a quarter
             of what is read), "num_convs" (1), "kernel_size" (3), "concat" (False), "dropout" (0.1):
             see `FCNDecoder`.
@@ -47,17 +50,27 @@ class AuxiliaryHead(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, classes: int, options: Mapping[str, Any] | None = None
+        self,
+        encoder: Encoder,
+        classes: int,
+        options: Mapping[str, Any] | None = None,
+        *,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         given = dict(options or {})
         for name in given:
             if name not in OPTIONS:
                 raise SpecError(unknown_name("option of the auxiliary head", name, OPTIONS))
+        if not isinstance(given.get("concat", False), bool):
+            raise SpecError(
+                f"concat of the auxiliary head must be true or false, got {given['concat']!r}."
+            )
         self.reads = _reads(encoder, given.pop("index", None))
         channels = [encoder.channels[index] for index in self.reads]
         strides = [encoder.strides[index] for index in self.reads]
-        layout: dict[str, Any] = {"num_convs": 1, "concat": False, "maps": len(channels), **given}
+        layout: dict[str, Any] = {"num_convs": 1, "concat": False, **given}
+        layout |= {"maps": len(channels), "align_corners": align_corners}
         try:
             self.decoder = FCNDecoder(channels, strides, **layout)
         except SpecError as error:

@@ -33,6 +33,8 @@ RESAMPLED = {
     "relative_position_bias_table": slice(-1, None),
     "patch_embed.proj.weight": slice(0, 2),
 }
+#: what an option of a ViT leaves out, which a source may have trained: declared unused by nobody
+OPTIONAL = ("patch_embed.proj.bias", "norm.weight", "norm.bias")
 
 
 def build(
@@ -59,6 +61,11 @@ def build(
     model_class, _ = whole(variant)
     if pretrained:
         _check_weights_fit(variant)
+        if plain is not None and not plain.patch_bias:
+            raise SpecError(
+                f"timm's weights of {variant.name!r} have a bias that patch_bias=False would drop; "
+                "leave patch_bias out, or the weights."
+            )
     options: dict[str, Any] = {}
     if output_stride != 32 and built_by_timm(model_class):
         options["output_stride"] = output_stride
@@ -167,10 +174,12 @@ def whole(variant: Variant) -> tuple[type[nn.Module], tuple[tuple[str, tuple[int
 
 
 def pruned_keys(variant: Variant, model: nn.Module) -> tuple[str, ...]:
-    """Keys of the whole timm model that the encoder has not."""
+    """Keys of the whole timm model that no feature map of the encoder needs."""
     if variant.name in PLAIN:
         return ()
-    kept = model.state_dict()
+    kept = {*model.state_dict()}
+    if variant.style == "mmseg" and isinstance(model, VisionTransformer):
+        kept.update(OPTIONAL)
     return tuple(key for key, _ in whole(variant)[1] if key not in kept)
 
 

@@ -92,10 +92,15 @@ def encoder_capabilities(
 def capabilities_with(name: str, options: Mapping[str, Any]) -> EncoderCapabilities:
     """What an encoder can do with its options, as `Encoder` takes them.
 
+    Raises:
+        SpecError: options that are no dict, and whatever `encoder_capabilities` refuses.
+
     Example:
         >>> capabilities_with("plain", {"arguments": {"width": 4}}).channels
         (4, 8, 16, 32, 64)
     """
+    if not isinstance(options, Mapping):
+        raise SpecError(f"encoder options must be a dict of values by name, got {options!r}.")
     style = options.get("style", "timm")
     return encoder_capabilities(name, options.get("arguments"), style=style)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.base import SpecModel
+from transferseg.models.values import is_share, is_whole
 from transferseg.models.whole import WholeModel
 from transferseg.spec import ModelSpec
 
@@ -75,13 +76,17 @@ class Classifier(SpecModel):
         super()._check_kind(spec)
         options = {"dropout": 0.0, "head": "linear", **spec.decoder}
         known = {"dropout", "head"} | ({"head_width"} if options["head"] == "vgg" else set())
-        if set(options) - known or not 0 <= options["dropout"] < 1:
+        if set(options) - known or not is_share(options["dropout"]):
             raise SpecError(
                 "a classifier has the options dropout, from 0 to below 1, and head (and "
                 f'head_width with "vgg"); got {dict(spec.decoder)}.'
             )
         if options["head"] not in HEADS:
             raise SpecError(unknown_name("head of a classifier", str(options["head"]), HEADS))
+        if not is_whole(options.get("head_width", 1)):
+            raise SpecError(
+                f"head_width must be a whole number from 1, got {options['head_width']!r}."
+            )
 
     def _build_encoder(self, pretrained: bool | str) -> nn.Module:
         if self.kind_of_head != "timm":

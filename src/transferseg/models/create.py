@@ -16,6 +16,7 @@ from transferseg.models.classifier import Classifier
 from transferseg.models.decoders import DECODERS, check_options
 from transferseg.models.encoders import encoder_input
 from transferseg.models.segmenter import Segmenter
+from transferseg.models.values import is_whole
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
 from transferseg.transfer import read_source, transfer_weights
 from transferseg.transfer.adapters import InputChannels
@@ -186,6 +187,7 @@ def create_autoencoder(
     check_options("unet", decoder)
     if "skips" in decoder:
         raise SpecError("an autoencoder never has skips; leave skips= out.")
+    given = _input(encoder, in_channels, input_spec, weights)
     names = {1: ("L",), 3: ("R", "G", "B")}.get(in_channels)
     spec = ModelSpec(
         architecture="autoencoder",
@@ -194,7 +196,7 @@ def create_autoencoder(
         mode="multilabel",
         output_stride=_output_stride("unet", encoder, None, encoder_options),
         decoder=decoder,
-        input=_input(encoder, in_channels, input_spec, weights),
+        input=given,
         encoder_options=encoder_options or {},
     )
     return _with_weights(Autoencoder, spec, weights)
@@ -212,6 +214,8 @@ def _input(
 ) -> InputSpec:
     """What was asked for, else what the weights expect, else what timm's weights would."""
     if input_spec is not None:
+        if not isinstance(input_spec, InputSpec):
+            raise SpecError(f"input_spec must be an InputSpec, got {input_spec!r}.")
         if input_spec.channels != in_channels:
             raise SpecError(
                 f"input_spec has {input_spec.channels} channels, but in_channels is {in_channels}."
@@ -243,8 +247,10 @@ def _output_stride(
             f"{architecture!r} works on output strides {list(preferred)}, but encoder {encoder!r} "
             f"gives {list(able)}; choose another encoder."
         )
-    if asked not in preferred:
-        raise SpecError(f"{architecture!r} works on output strides {list(preferred)}, got {asked}.")
+    if asked not in preferred or not is_whole(asked):
+        raise SpecError(
+            f"{architecture!r} works on output strides {list(preferred)}, got {asked!r}."
+        )
     return asked
 
 

@@ -45,6 +45,8 @@ def encoder_stages(model: nn.Module) -> list[tuple[str, ...]]:
     encoder, spec = getattr(model, "encoder", None), getattr(model, "spec", None)
     if not isinstance(encoder, nn.Module) or spec is None:
         raise SpecError(f"{type(model).__name__} has no encoder with stages.")
+    if len(getattr(encoder, "channels", ())) == 1:  # all is for it; the image might not fit
+        return [tuple(name for name, _ in model.named_parameters() if name.startswith("encoder."))]
     twin = without_values(encoder).eval()
     names = {parameter: name for name, parameter in twin.named_parameters()}
     dtype = next(twin.parameters()).dtype

@@ -117,8 +117,8 @@ class Encoder(nn.Module):
         super().__init__()
         if dilation not in DILATIONS:
             raise SpecError(unknown_name("dilation style", dilation, DILATIONS))
+        capabilities = capabilities_with(name, options or {})
         options = dict(options or {})
-        capabilities = capabilities_with(name, options)
         variant = Variant.of(name, options.pop("arguments", None), options.pop("style", "timm"))
         norm_eps = options.pop("norm_eps", {})
         if output_stride is None:
@@ -249,7 +249,10 @@ def encoder_input(name: str, channels: int) -> InputSpec:
     """The input that timm's weights of this encoder expect, for any number of channels."""
     if name in PLAIN:
         return plain_input(channels)
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise SpecError(f"timm knows no weights {name!r}, and no such file is here.") from error
     if config is None:
         raise SpecError(f"timm knows no statistics of {name!r}; give input_spec=.")
     return InputSpec.from_statistics(config.mean, config.std, channels=channels)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transferseg.errors import SpecError, unknown_name
+from transferseg.errors import SpecError, some, unknown_name
 from transferseg.models.pyramid import DEFAULT_PYRAMID, PYRAMIDS
+from transferseg.models.values import is_whole
 
 OPTIONS = ("pyramid", "layers", "channels")
 #: of the style "mmseg" alone, with their defaults
@@ -71,9 +72,13 @@ def plain_options(
             patch_bias=True)
     """
     if plain is None:
+        for option in options:
+            if option not in (*OPTIONS, *MMSEG_OPTIONS):
+                what = f"option of encoder {name!r}"
+                raise SpecError(unknown_name(what, option, ("arguments", "style")))
         raise SpecError(
-            f"encoder {name!r} has one option, 'arguments', got {sorted(options)}; plain ViTs have "
-            f"{OPTIONS} too."
+            f"{some(sorted(options))}: of plain ViTs alone, which encoder {name!r} is not; leave "
+            "it out. Every encoder has the option 'arguments'; Swin and HRNet also have 'style'."
         )
     for option in options:
         known = (*OPTIONS, *(MMSEG_OPTIONS if style == "mmseg" else ()))
@@ -93,7 +98,7 @@ def plain_options(
             )
         return PlainOptions(pyramid, layers, plain.width, **details)
     channels = options.get("channels", PYRAMIDS[pyramid].default_channels(plain.width))
-    if not isinstance(channels, int) or channels < 1:
+    if not is_whole(channels):
         raise SpecError(f"channels of a pyramid must be a whole number from 1, got {channels!r}.")
     return PlainOptions(pyramid, layers, channels, **details)
 

@@ -55,7 +55,9 @@ class Segmenter(SpecModel):
         options = _options(self.spec, self.encoder)
         self.decoder = build(self.encoder.channels, self.encoder.strides, **options)
         self.head = conv_head(self.decoder, len(self.spec.classes))
-        self.auxiliary_head = _auxiliary_head(self.spec, self.encoder)
+        self.auxiliary_head = _auxiliary_head(
+            self.spec, self.encoder, align_corners=self.decoder.align_corners
+        )
         read = self.decoder.reads or tuple(range(len(self.encoder.channels)))
         also = () if self.auxiliary_head is None else self.auxiliary_head.reads
         self.encoder.freeze_unread((*read, *also))
@@ -138,8 +140,10 @@ def _options(spec: ModelSpec, encoder: Encoder) -> Mapping[str, Any]:
     return spec.decoder
 
 
-def _auxiliary_head(spec: ModelSpec, encoder: Encoder) -> AuxiliaryHead | None:
+def _auxiliary_head(
+    spec: ModelSpec, encoder: Encoder, *, align_corners: bool
+) -> AuxiliaryHead | None:
     if not spec.auxiliary:
         return None
     options = spec.auxiliary if isinstance(spec.auxiliary, Mapping) else {}
-    return AuxiliaryHead(encoder, len(spec.classes), options)
+    return AuxiliaryHead(encoder, len(spec.classes), options, align_corners=align_corners)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transferseg.errors import SpecError
 from transferseg.models.depth import encoder_stages, without_values
+from transferseg.models.values import is_whole
 
 HEADER = ("part", "parameters", "trainable", "multiply-adds", "stride", "channels")
 SMALLEST = 32
@@ -107,9 +108,17 @@ class ModelSummary:
 
 def summarise(model: Any, image_size: tuple[int, int]) -> ModelSummary:  # noqa: ANN401 - a SpecModel
     """See `SpecModel.summary`."""
-    if len(image_size) != 2 or min(image_size) < SMALLEST:
-        raise SpecError(f"image_size is (H, W) from {SMALLEST} pixels up, got {image_size!r}.")
-    counts = _multiply_adds(model, image_size)
+    sides = tuple(image_size) if isinstance(image_size, (list, tuple)) else ()
+    if len(sides) != 2 or not all(is_whole(side, SMALLEST) for side in sides):
+        raise SpecError(
+            f"image_size is (H, W), whole numbers from {SMALLEST} pixels up, got {image_size!r}."
+        )
+    try:
+        counts = _multiply_adds(model, image_size)
+    except AssertionError as error:  # timm's, of a classifier for one size
+        raise SpecError(
+            f"{model.spec.encoder!r} takes no images of {image_size}: {error}; give image_size=."
+        ) from error
     rows = []
     for part, module in model.named_children():
         if any(True for _ in module.parameters()):

@@ -31,6 +31,7 @@ REFUSED: dict[str, str] = {
     "feature_cfg": "an encoder always gives feature maps",
     "dynamic_img_size": "an encoder always follows the size of the image",
     "dynamic_img_pad": "an encoder always pads where it must",
+    "always_partition": "the encoder option 'style' decides: windows never shrink in 'mmseg'",
     "strict_img_size": "an encoder always follows the size of the image",
     "device": "move the model afterwards",
     "dtype": "convert the model afterwards",
@@ -68,13 +69,15 @@ class Variant:
             style: one of `STYLES`.
 
         Raises:
-            SpecError: an unknown style, no mapping of JSON values, a null (timm leaves it out), or
-                an argument that is decided elsewhere; says where.
+            SpecError: a name that is no text, an unknown style, no mapping of JSON values, a null
+                (timm leaves it out), or an argument that is decided elsewhere; says where.
 
         Example:
             >>> Variant.of("resnet18", {"channels": (8, 16, 32, 64)}).arguments
             {'channels': (8, 16, 32, 64)}
         """
+        if not isinstance(name, str):
+            raise SpecError(f"an encoder is given by its name, got {name!r}.")
         if style not in STYLES:
             raise SpecError(unknown_name("style", str(style), STYLES))
         if arguments is None:

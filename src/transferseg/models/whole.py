@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.build import FOLLOWING, whole
+from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.norm_eps import set_norm_eps
 from transferseg.models.openmmlab import adopt, arguments_of, check_style
 from transferseg.models.variant import Variant
@@ -52,6 +53,7 @@ class WholeModel(nn.Module):
     model: Any  # a timm model; timm has no common class
     parallel = False
     pruned: tuple[str, ...] = ()
+    pyramid = None
 
     def __init__(
         self,
@@ -106,7 +108,8 @@ class WholeModel(nn.Module):
         height, width = image.shape[-2:]
         if self.multiple > 1:
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        return [self.model(image)]
+        maps = vgg_maps(self.model, image)
+        return [self.model(image) if maps is None else self.model.forward_head(maps[-1])]
 
     def row_keys(self) -> tuple[str, ...]:
         """Keys of the tensors that have one row a class."""

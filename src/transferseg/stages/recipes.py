@@ -38,7 +38,8 @@ class ModelRecipe:
             encoder's weights.
         output_stride: see `create_model`; segmentation only.
         auxiliary: see `create_model`; an error where the task is not segmentation.
-        options: the decoder's own (of a classifier: `dropout`).
+        options: the decoder's own (of a classifier: `dropout`), and `encoder_options` and, of a
+            segmentation model, `dilation`: see `create_model`.
 
     Example:
         >>> ModelRecipe("resnet18", in_channels=1).replace(architecture="deeplabv3").architecture

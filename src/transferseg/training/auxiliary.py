@@ -89,6 +89,9 @@ def training_terms(
     logits, auxiliary_logits = output
     main, log = loss_terms(loss, logits, target)
     auxiliary, _ = loss_terms(loss, auxiliary_logits, target)
-    value = main + weight * auxiliary
+    if weight == 0:  # zeros, also where the head's loss or logits are infinite
+        value = main + (auxiliary_logits * 0).nan_to_num().sum()
+    else:
+        value = main + weight * auxiliary
     whole = {"loss": value.detach(), "main_loss": log.pop("loss")}
     return value, {**whole, "auxiliary_loss": auxiliary.detach(), **log}

@@ -9,6 +9,7 @@ import transferseg as ts
 from tests.models.openmmlab.test_hrnet import stage
 from tests.models.openmmlab.test_swin import TINY
 from tests.models.randomise import randomise
+from transferseg.errors import SpecError, TransferError
 from transferseg.models import Encoder, freeze
 from transferseg.models.depth import layer_distances
 from transferseg.training import layer_decay_groups
@@ -88,12 +89,50 @@ def test_the_final_norm_learns_beside_the_last_block():
     assert distances["encoder.model.blocks.5.norm1.weight"] == 1
 
 
-def test_exported_they_compute_the_same():
-    swin = Encoder(TINY, options=ENCODERS["swin"][1]).model.layers[0].blocks[1]
-    vit = Encoder("test_vit", options={**VIT, "pyramid": "none", "layers": [0, 1]})
+def parts(which):
+    """What a style computes in its own way, and what it is given: (module, shapes by sample)."""
+    encoder = Encoder(ENCODERS[which][0], options=ENCODERS[which][1])
+    if which == "swin":
+        return encoder.model.layers[0].blocks[1], [(9, 10, 8)]
+    if which == "hrnet":
+        return encoder.model.stage2[0], [(4, 8, 12), (8, 4, 6)]
+    return Encoder("test_vit", options={**VIT, "pyramid": "none", "layers": [0, 1]}), [(3, 64, 96)]
+
+
+@pytest.mark.parametrize("which", ["swin", "vit", "hrnet"])
+def test_exported_they_compute_the_same_at_any_batch(which):
+    module, shapes = parts(which)
     generator = torch.Generator().manual_seed(1)
-    for module, shape in ((swin, (1, 9, 10, 8)), (vit, (1, 3, 64, 96))):
-        x = torch.randn(shape, generator=generator)
-        exported = torch.export.export(randomise(module), (x,), strict=False).module()
-        with torch.no_grad():
-            torch.testing.assert_close(exported(x), module(x))
+
+    def given(batch):
+        maps = [torch.randn(batch, *shape, generator=generator) for shape in shapes]
+        return maps if which == "hrnet" else maps[0]
+
+    free = {0: torch.export.Dim("batch")}
+    dynamic = ([free, free] if which == "hrnet" else free,)
+    program = torch.export.export(
+        randomise(module), (given(2),), dynamic_shapes=dynamic, strict=False
+    )
+    x = given(3)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), module(x))
+
+
+@pytest.mark.parametrize(("option", "value", "lost"), [
+    ("patch_bias", False, "patch_embed.proj.bias"), ("final_norm", False, "norm.weight"),
+])  # fmt: skip
+def test_what_an_option_of_a_vit_leaves_out_is_not_dropped_in_silence(option, value, lost):
+    whole = {"style": "mmseg", "patch_bias": True, "final_norm": True}
+    source, target = (
+        ts.create_classifier("test_vit", classes=2, encoder_options=options)
+        for options in (whole, {**whole, option: value})
+    )
+    with pytest.raises(TransferError, match=rf"go nowhere: encoder\.model\.{lost}"):
+        ts.transfer_weights(source, target)
+    unused = f"encoder.model.{lost.replace('weight', '*')}"
+    assert ts.transfer_weights(source, target, unused=unused).coverage["encoder"].fraction == 1.0
+
+
+def test_weights_of_timm_have_the_bias_of_the_patches():
+    with pytest.raises(SpecError, match="have a bias that patch_bias=False would drop"):
+        Encoder("test_vit", pretrained=True, options=VIT)

@@ -44,7 +44,7 @@ def option_names(architecture: str) -> list[str]:
 
 
 def check_options(architecture: str, options: Mapping[str, Any]) -> None:
-    """Refuse an option that the architecture's decoder does not have.
+    """Refuse an option that the architecture's decoder does not have, and no truth value for one.
 
     Raises:
         SpecError: naming the option, what there is and what may be meant.
@@ -54,9 +54,13 @@ def check_options(architecture: str, options: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
         transferseg.errors.SpecError: unknown option of 'unet' 'chanels': ...
     """
-    if architecture not in DECODERS:
+    if architecture not in tuple(DECODERS):
         raise SpecError(unknown_name("architecture", architecture, DECODERS))
     known = option_names(architecture)
     for name in options:
         if name not in known:
             raise SpecError(unknown_name(f"option of {architecture!r}", name, known))
+    defaults = inspect.signature(DECODERS[architecture]).parameters
+    for name, value in options.items():
+        if isinstance(defaults[name].default, bool) and not isinstance(value, bool):
+            raise SpecError(f"{name} of {architecture!r} must be true or false, got {value!r}.")

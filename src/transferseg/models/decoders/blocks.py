@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError
+from transferseg.models.values import are_whole, is_share, is_whole
 
 
 class ConvNormAct(nn.Sequential):
@@ -155,18 +156,19 @@ def joined(features: Sequence[Tensor], *, align_corners: bool) -> Tensor:
 
 
 def check_common(
-    architecture: str, *, channels: int, dropout: float, maps: int, available: int
+    architecture: str, *, channels: int | None, dropout: float, maps: int, available: int
 ) -> None:
-    """Refuse values that no decoder can have.
+    """Refuse values that no decoder can have; channels of None are for it to choose.
 
     Raises:
         SpecError: naming the values, what is wanted, and how many maps the encoder has.
     """
-    if channels < 1 or not 0 <= dropout < 1 or not 1 <= maps <= available:
+    wide = channels is None or is_whole(channels)
+    if not wide or not is_share(dropout) or not is_whole(maps) or maps > available:
         raise SpecError(
             f"{architecture} needs channels from 1, a dropout from 0 to below 1 and maps from 1 to "
-            f"{available}, as many as the encoder has; got channels={channels}, dropout={dropout}, "
-            f"maps={maps}."
+            f"{available}, as many as the encoder has; got channels={channels!r}, "
+            f"dropout={dropout!r}, maps={maps!r}. Channels and maps are whole numbers."
         )
 
 
@@ -174,7 +176,10 @@ def check_pools(architecture: str, pools: Sequence[int]) -> None:
     """Refuse grids that cannot be pooled to.
 
     Raises:
-        SpecError: no grid, or one without cells.
+        SpecError: no list, no grid, or one without cells.
     """
-    if not pools or min(pools) < 1:
-        raise SpecError(f"{architecture} needs at least one pool from 1, got {list(pools)}.")
+    if not are_whole(pools):
+        raise SpecError(
+            f"{architecture} needs at least one pool from 1, a list of whole numbers; "
+            f"got {pools!r}."
+        )

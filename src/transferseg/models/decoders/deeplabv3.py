@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.blocks import AtrousPooling, check_common, joined
+from transferseg.models.values import are_whole
 
 #: layout -> its dropout unless another is given
 LAYOUTS = {"projection": 0.5, "bottleneck": 0.1}
@@ -59,7 +60,7 @@ class DeepLabV3Decoder(Decoder):
         align_corners: bool = False,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
-        if layout not in LAYOUTS:
+        if layout not in tuple(LAYOUTS):
             raise SpecError(unknown_name("layout of 'deeplabv3'", layout, LAYOUTS))
         dropout = LAYOUTS[layout] if dropout is None else dropout
         available = len(encoder_channels)
@@ -96,13 +97,15 @@ def atrous_rates(architecture: str, rates: Sequence[int] | None, stride: int) ->
     """The rates that were given, or those of the paper scaled to the stride.
 
     Raises:
-        SpecError: not three of them, or one below 1.
+        SpecError: no list, not three of them, or one below 1.
 
     Example:
         >>> atrous_rates("deeplabv3", None, 16)
         [6, 12, 18]
     """
-    chosen = [96 * k // stride for k in (1, 2, 3)] if rates is None else list(rates)
-    if len(chosen) != 3 or min(chosen) < 1:
-        raise SpecError(f"{architecture} needs three rates from 1, got {chosen}.")
-    return chosen
+    chosen = [96 * k // stride for k in (1, 2, 3)] if rates is None else rates
+    if not are_whole(chosen) or len(chosen) != 3:
+        raise SpecError(
+            f"{architecture} needs three rates from 1, a list of whole numbers; got {chosen!r}."
+        )
+    return list(chosen)

@@ -21,6 +21,7 @@ from transferseg.models.decoders.blocks import (
     resize,
 )
 from transferseg.models.decoders.deeplabv3 import LAYOUTS, atrous_rates
+from transferseg.models.values import is_whole
 
 
 class DeepLabV3PlusDecoder(Decoder):
@@ -69,17 +70,22 @@ class DeepLabV3PlusDecoder(Decoder):
         align_corners: bool = False,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
-        if layout not in LAYOUTS:
+        if layout not in tuple(LAYOUTS):
             raise SpecError(unknown_name("layout of 'deeplabv3plus'", layout, LAYOUTS))
         dropout = LAYOUTS[layout] if dropout is None else dropout
         available = len(encoder_channels)
         check_common(
             "deeplabv3plus",
-            channels=min(channels, low_channels),
+            channels=channels,
             dropout=dropout,
             maps=maps,
             available=available,
         )
+        if not is_whole(low_channels):
+            raise SpecError(
+                "deeplabv3plus needs channels from 1, whole numbers; "
+                f"got low_channels={low_channels!r}."
+            )
         rates = atrous_rates("deeplabv3plus", rates, encoder_strides[-maps])
         low = next((i for i, s in enumerate(encoder_strides) if s >= 4), available)
         if low >= available - 1:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transferseg.errors import SpecError
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.blocks import ConvNormAct, check_common, joined
+from transferseg.models.values import is_whole
 
 
 class FCNDecoder(Decoder):
@@ -56,15 +57,15 @@ class FCNDecoder(Decoder):
         align_corners: bool = False,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
-        read = sum(encoder_channels[-maps:])
-        channels = max(1, read // 4) if channels is None else channels
         check_common(
             "fcn", channels=channels, dropout=dropout, maps=maps, available=len(encoder_channels)
         )
-        if num_convs < 1 or kernel_size < 1 or kernel_size % 2 == 0:
+        read = sum(encoder_channels[-maps:])
+        channels = max(1, read // 4) if channels is None else channels
+        if not is_whole(num_convs) or not is_whole(kernel_size) or kernel_size % 2 == 0:
             raise SpecError(
-                "fcn needs num_convs from 1 and an odd kernel_size; "
-                f"got num_convs={num_convs}, kernel_size={kernel_size}."
+                "fcn needs num_convs from 1 and an odd kernel_size, whole numbers; "
+                f"got num_convs={num_convs!r}, kernel_size={kernel_size!r}."
             )
         self.reads = tuple(range(-maps, 0))
         self.align_corners = align_corners

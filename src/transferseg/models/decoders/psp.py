@@ -55,11 +55,11 @@ class PSPDecoder(Decoder):
         align_corners: bool = False,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
-        read = sum(encoder_channels[-maps:])
-        channels = max(1, read // 4) if channels is None else channels
         check_common(
             "psp", channels=channels, dropout=dropout, maps=maps, available=len(encoder_channels)
         )
+        read = sum(encoder_channels[-maps:])
+        channels = max(1, read // 4) if channels is None else channels
         check_pools("psp", pools)
         self.reads = tuple(range(-maps, 0))
         self.align_corners = align_corners

@@ -14,6 +14,7 @@ from transferseg.errors import SpecError, unknown_name
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.blocks import ConvNormAct
 from transferseg.models.plain import STRIDES as PLAIN_STRIDES
+from transferseg.models.values import are_whole, is_share, is_whole
 from transferseg.transfer import Adapter, ZeroSkipSlice
 
 Upsampling: TypeAlias = Literal["nearest", "transposed", "bilinear"]
@@ -79,10 +80,10 @@ class UNetDecoder(Decoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
-        if num_convs < 0 or not 0 <= dropout < 1:
+        if not is_whole(num_convs, 0) or not is_share(dropout):
             raise SpecError(
-                "unet needs num_convs from 0 and a dropout from 0 to below 1; "
-                f"got num_convs={num_convs}, dropout={dropout}."
+                "unet needs num_convs, a whole number from 0, and a dropout from 0 to below 1; "
+                f"got num_convs={num_convs!r}, dropout={dropout!r}."
             )
         if rounding not in get_args(Rounding):
             raise SpecError(unknown_name("rounding", rounding, get_args(Rounding)))
@@ -151,8 +152,14 @@ class UNetDecoder(Decoder):
         return feature
 
     def segments(self) -> Sequence[nn.Module]:
-        """Block by block: they grow with the image, and no two of them need be held at a time."""
-        return list(self.blocks)
+        """Block by block: they grow with the image, and no two of them need be held at a time.
+
+        A transposed convolution keeps nothing but what it is given, which the block before it
+        gives: to compute it again would free nothing.
+        """
+        center = [] if isinstance(self.center, nn.Identity) else [self.center]
+        raising = [] if self.ups is None or self.upsampling == "transposed" else [*self.ups]
+        return [*center, *raising, *self.blocks, *self.convs]
 
     def transfer_adapters(self) -> Mapping[str, Adapter]:
         """An autoencoder's decoder fits with the skip slices at 0: the same function."""
@@ -176,10 +183,10 @@ def _upsampling(asked: Upsampling | None, plain: bool) -> Upsampling:
 
 
 def _checked(channels: Sequence[int], strides: Sequence[int]) -> list[int]:
-    if len(channels) != len(strides) or min(channels) < 1:
+    if not are_whole(channels) or len(channels) != len(strides):
         raise SpecError(
-            f"channels must be {len(strides)} numbers from 1, one for each of the strides "
-            f"{list(strides)}; got {list(channels)}."
+            f"channels must be {len(strides)} whole numbers from 1, one for each of the strides "
+            f"{list(strides)}; got {channels!r}."
         )
     return list(channels)
 

@@ -37,7 +37,7 @@ def vit_maps(model: VisionTransformer, image: Tensor, layers: Sequence[int]) -> 
     """
     patches = model.patch_embed(image)
     size = (patches.shape[1], patches.shape[2])
-    tokens = [model.cls_token.expand(len(patches), -1, -1), patches.flatten(1, 2)]
+    tokens = [model.cls_token.expand(patches.shape[0], -1, -1), patches.flatten(1, 2)]
     x = torch.cat(tokens, dim=1) + positions(model.pos_embed, model.patch_embed.grid_size, size)
     x = model.pos_drop(x)
     found = []
@@ -46,7 +46,7 @@ def vit_maps(model: VisionTransformer, image: Tensor, layers: Sequence[int]) -> 
         if index in layers:
             found.append(x)
     found[-1] = model.norm(found[-1])
-    return [each[:, 1:].transpose(1, 2).reshape(len(x), -1, *size) for each in found]
+    return [each[:, 1:].transpose(1, 2).reshape(x.shape[0], -1, *size) for each in found]
 
 
 def positions(embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
