@@ -11,7 +11,7 @@ import torchvision
 import transferseg as ts
 from tests.load.files import fed, randomise
 from tests.load.openmmlab import ResNetV1c, Weights, reference
-from transferseg.errors import CheckpointError
+from transferseg.errors import CheckpointError, TransferError
 from transferseg.load.cli import main
 from transferseg.load.formats import FORMATS
 
@@ -139,3 +139,21 @@ def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path, monke
         assert printed.err.startswith(told)
         assert status == 2 or path in printed.err
     assert not (tmp_path / "ours").exists()
+
+
+def test_classes_of_a_folder_of_ours_may_be_renamed(tmp_path):
+    ts.create_classifier("resnet10t", classes=["a", "b"]).save_pretrained(tmp_path)
+    assert ts.load_checkpoint(tmp_path, classes=["x", "y"])[0].spec.classes == ("x", "y")
+    assert ts.inspect_checkpoint(tmp_path, classes=2).spec.classes == ("a", "b")
+    with pytest.raises(CheckpointError, match="input_spec"):
+        ts.inspect_checkpoint(tmp_path, input_spec=ts.InputSpec(value_range=(0, 255)))
+
+
+def test_tensors_that_the_spec_has_no_place_for_are_refused(tmp_path):
+    model = ts.create_model("fcn", "resnet10t", classes=2, channels=8, auxiliary=True)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["spec"]["auxiliary"] = False
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TransferError, match=r"no place for: auxiliary_head\."):
+        ts.load_checkpoint(tmp_path)

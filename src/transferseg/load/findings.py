@@ -150,9 +150,9 @@ class Findings:
                 raise CheckpointError(
                     f"{self.origin}: classes= names {len(given)}, but the head has {count} rows."
                 )
-            if not isinstance(asked, int):
+            if not hasattr(asked, "__index__"):  # a number says no names
                 self.note("classes", given, "keyword", "given by the caller")
-            return given
+                return given
         if names is not None and len(names) == count and len(set(names)) == count:
             self.note("classes", tuple(names), "metadata", "stands in the file")
             return tuple(names)
@@ -222,6 +222,22 @@ class Findings:
                 f"{self.origin}: {', '.join(f'{k}=' for k in idle)} says nothing about such a "
                 "checkpoint; leave it out."
             )
+
+
+def numbers(given: object) -> list[float]:
+    """The numbers of a list among the hints; an empty list where it is none.
+
+    Example:
+        >>> numbers([1, 0.5]), numbers([1, "x"]), numbers(3)
+        ([1.0, 0.5], [], [])
+    """
+    if not isinstance(given, (list, tuple)):
+        return []
+    try:
+        whole = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in given)
+        return [float(n) for n in given] if whole else []
+    except OverflowError:  # a whole number of 400 digits is no float
+        return []
 
 
 def _plain(value: object) -> object:

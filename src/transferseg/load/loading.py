@@ -129,6 +129,9 @@ def fill(
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     try:
         plan = make_plan(shapes, state, parts=parts, source_format=naming, declared=Declarations())
+        # make_plan declares parts of ours that nobody asks for; here all of them are asked for
+        if lost := [key for key in plan.unused if naming.why_unused(key) is None]:
+            raise TransferError(f"tensors that the model has no place for: {some(lost)}.")
         apply_plan(plan, tensors, model)
     except TransferError as error:
         what = f"{info.architecture} over {info.encoder} ({info.format} names)"

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 
+from transferseg.errors import TransferError
 from transferseg.transfer.adapters import Adapter
 from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES, TELLING
-from transferseg.transfer.torchvision import FAMILIES, Flatten
+from transferseg.transfer.torchvision import FAMILIES, REFUSED, Flatten
 
 ENCODER_PREFIX = "encoder.model."
 #: What an encoder has beside timm's model: a ViT's pyramid, the norms of Swin's maps.
@@ -35,6 +36,8 @@ class SourceFormat:
         reasons: pattern on source keys that go nowhere -> why, for the report; beside `unused`.
         telling: patterns on source keys, one of which must be there for it to be recognised; none
             where the names that become the target's tell it.
+        refused: pattern on source keys -> why a network that has one computes something else than
+            the target would.
 
     Example:
         >>> moco = SourceFormat("moco", {"": ENCODER_PREFIX}, rules={r"^encoder_q\.": ""})
@@ -50,6 +53,17 @@ class SourceFormat:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     telling: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, keys: Collection[str]) -> None:
+        """Refuse a network that has these names and computes something else.
+
+        Raises:
+            TransferError: it says what.
+        """
+        for pattern, why in self.refused.items():
+            if any(fnmatchcase(key, pattern) for key in keys):
+                raise TransferError(f"these are {self.name} names, but {why}.")
 
     def may_be(self, keys: Collection[str]) -> bool:
         """Whether source keys have what tells it."""
@@ -125,6 +139,7 @@ SOURCES: dict[str, SourceFormat] = {
             rules=rules,
             adapters={"*.layer_scale": Flatten()},
             reasons={"*.relative_position_index": "a table that is computed again"},
+            refused=REFUSED.get(family, {}),
         )
         for family, rules in FAMILIES.items()
     },

@@ -115,6 +115,11 @@ def efficientnet() -> dict[str, str]:
     return {**rules, **_ends(8)}
 
 
+def densenet() -> dict[str, str]:
+    """DenseNet as torchvision's files have it; its own loader drops this point too."""
+    return {r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.": r"\1\2."}
+
+
 def _block(theirs: str, ours: str, inside: Block) -> dict[str, str]:
     return {rf"^{theirs}\.{a.replace('.', chr(92) + '.')}\.": f"{ours}.{b}." for a, b in inside}
 
@@ -130,6 +135,13 @@ def _ends(last: int) -> dict[str, str]:
     }
 
 
+#: family -> pattern on keys of networks that are not to be taken for timm's -> why.
+REFUSED: Mapping[str, Mapping[str, str]] = {
+    "EfficientNet": {
+        "features.1.2.block.*": "from EfficientNet-B5 on torchvision's batch norms have the epsilon "
+        "0.001 where timm's have 0.00001; to an encoder that has it too (bn_eps), rename= its keys"
+    }
+}
 #: family -> its rules, in the words of `SourceFormat.rules`.
 FAMILIES: Mapping[str, Mapping[str, str]] = {
     "Swin": swin(),
@@ -137,4 +149,5 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     "ViT": vit(),
     "MobileNetV2": mobilenet_v2(),
     "EfficientNet": efficientnet(),
+    "DenseNet": densenet(),
 }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from timm.models import is_model
 from timm.models.resnet import ResNet
@@ -12,7 +11,9 @@ from torch import nn
 
 from transferseg.load import encoders
 from transferseg.load.findings import Findings
+from transferseg.load.formats import timm_config
 from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
+from transferseg.load.formats.timm_config import named
 from transferseg.load.listing import Listing
 from transferseg.load.timm_index import bare, models_of, shapes_of
 from transferseg.spec import InputSpec, ModelSpec
@@ -35,6 +36,10 @@ class TimmFormat(Format):
 
     def describe(self, listing: Listing, findings: Findings) -> Description:
         """A classifier, or an encoder where the file has no classifier layer."""
+        if shaped := timm_config.shaped(listing):
+            return describe(
+                listing, findings, [shaped], findings.encoder([shaped], metadata=shaped)
+            )
         found = encoders.candidates(listing.shapes)
         if not found:  # told by name, so that the error can name the tensors that do not fit
             told = findings.asked.get("encoder") or named(listing)
@@ -75,19 +80,33 @@ def describe(
         )
     if not count:
         return Description(ENCODER_ONLY, encoder, 0, channels)
-    names = listing.config().get("label_names")
-    why = f"the statistics of timm's weights of {encoder!r}"
-    usual, why = expected or (encoders.statistics(encoder, channels), why)
+    built = timm_config.built(listing, findings, encoder)
+    if built.missing:
+        return Description("classifier", encoder, count, channels, missing=built.missing)
+    usual, why = expected or _usual(listing, findings, encoder, channels)
     spec = findings.spec(
         "classifier",
         encoder,
-        findings.classes(count, names if isinstance(names, list) else None),
+        findings.classes(count, timm_config.label_names(listing)),
         usual,
         input_why=why,
-        input_metadata=stated_input(listing, channels),
-        decoder={} if linear(encoder) else {"head": "timm"},
+        input_metadata=timm_config.stated_input(listing, channels),
+        decoder={} if linear(encoder) and not built.arguments else {"head": "timm"},
+        encoder_options={"arguments": built.arguments} if built.arguments else {},
     )
     return Description("classifier", encoder, count, channels, spec)
+
+
+def _usual(
+    listing: Listing, findings: Findings, encoder: str, channels: int
+) -> tuple[InputSpec, str]:
+    """What timm's weights of a model expect; and of those that compute the same, if others."""
+    why = f"the statistics of timm's weights of {encoder!r}"
+    if encoder not in (findings.asked.get("encoder"), named(listing)):
+        for name in encoders.alike(encoder, models_of(listing.shapes)):
+            other = encoders.statistics(name, channels)
+            why += f"; {name!r} computes the same on mean {other.mean}, std {other.std}"
+    return encoders.statistics(encoder, channels), why
 
 
 def naming(name: str, spec: ModelSpec) -> SourceFormat:
@@ -112,19 +131,3 @@ def linear(name: str) -> bool:
     """Whether a timm model's head is one linear layer on the average of its last map."""
     model = bare(name)
     return type(model) is ResNet and isinstance(model.fc, nn.Linear)
-
-
-def named(listing: Listing) -> str | None:
-    """What the config.json of a hub folder calls the model, if timm has it."""
-    given = listing.config().get("architecture")
-    return given if isinstance(given, str) and is_model(given) else None
-
-
-def stated_input(listing: Listing, channels: int) -> InputSpec | None:
-    """The mean and std of the config.json of a hub folder, if they fit the channels."""
-    config = listing.config()
-    stated: Any = config.get("pretrained_cfg", config)
-    mean, std = (stated.get(k) for k in ("mean", "std")) if isinstance(stated, Mapping) else (0, 0)
-    if not (isinstance(mean, list) and isinstance(std, list)) or len(mean) != len(std):
-        return None
-    return InputSpec.from_statistics(mean, std, channels=channels)

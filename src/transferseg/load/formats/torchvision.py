@@ -10,6 +10,7 @@ from typing import Any
 from transferseg.load import encoders
 from transferseg.load.findings import Findings
 from transferseg.load.formats import timm as timm_format
+from transferseg.load.formats import timm_config
 from transferseg.load.formats.base import Description, Format
 from transferseg.load.listing import Listing, Shape
 from transferseg.load.timm_index import models_of
@@ -41,6 +42,7 @@ TRANSLATED: Mapping[str, tuple[str, ...]] = {
     "EfficientNet": ("features.0.0.weight", "features.1.0.block.0.0.weight"),
     "ConvNeXt": ("features.0.0.weight", "features.1.0.layer_scale"),
     "Swin": ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
+    "DenseNet": ("features.conv0.weight", "features.denseblock1.denselayer1.norm.1.weight"),
     "ViT": ("conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
 }
 #: How timm's models begin that compute something else than torchvision's of the same shapes.
@@ -77,7 +79,7 @@ class TorchvisionFormat(Format):
             return True
         if _family(listing, TRANSLATED) or _family(listing, NOT_READ):
             return True
-        if timm_format.named(listing) is not None:
+        if timm_config.named(listing) is not None:
             return False
         return not set(SHARED).isdisjoint(models_of(listing.shapes))
 
