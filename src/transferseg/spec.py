@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal, TypeAlias, get_args
@@ -13,6 +13,9 @@ from transferseg.errors import SpecError, unknown_name
 from transferseg.types import TargetMode
 
 ChannelOrder: TypeAlias = Literal["RGB", "BGR", "L", "any"]
+
+#: More channels than any image has; a file that says more is not to be believed.
+MOST_CHANNELS = 2**16
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class InputSpec:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.channels, int) or self.channels < 1:
-            raise SpecError(f"input channels must be a whole number from 1, got {self.channels!r}.")
+        if not isinstance(self.channels, int) or not 1 <= self.channels <= MOST_CHANNELS:
+            raise SpecError(
+                f"input channels must be a whole number from 1 to {MOST_CHANNELS}, "
+                f"got {self.channels!r}."
+            )
         order = self.channel_order or {1: "L", 3: "RGB"}.get(self.channels, "any")
         needs = {"L": 1, "RGB": 3, "BGR": 3}.get(order, self.channels)
         if order not in get_args(ChannelOrder):
@@ -158,8 +164,8 @@ class ModelSpec:
                 f"mode {self.mode!r} does not fit {len(self.classes)} class(es): binary has one "
                 "(the foreground), multiclass two or more (with the background)."
             )
-        if not 0.0 < self.threshold < 1.0:
-            raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold}.")
+        if not isinstance(self.threshold, int | float) or not 0.0 < self.threshold < 1.0:
+            raise SpecError(f"threshold must lie between 0 and 1, got {self.threshold!r}.")
 
     def __hash__(self) -> int:
         return hash((self.architecture, self.encoder, self.classes, self.mode))
@@ -201,7 +207,7 @@ class ModelSpec:
             return cls(**values)
         except SpecError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise SpecError(f"the model spec does not fit: {error}.") from error
 
     @classmethod
@@ -209,7 +215,7 @@ class ModelSpec:
         """The spec of `to_json`'s text; a text that is not one is a SpecError."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"the model spec is not JSON: {error}.") from error
         return cls.from_dict(values)
 
@@ -228,6 +234,8 @@ def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
         return tuple(f"class_{index}" for index in range(count))
     if isinstance(classes, str):
         raise SpecError(f"classes must be a number or a list of names, got the text {classes!r}.")
+    if not isinstance(classes, Iterable):
+        raise SpecError(f"classes must be a number or a list of names, got {classes!r}.")
     return tuple(classes)
 
 
