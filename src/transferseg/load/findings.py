@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
@@ -188,6 +188,8 @@ class Findings:
         """
         self.fixed("in_channels", input_spec.channels)
         expected = self.open("input_spec", input_spec, why=input_why, metadata=input_metadata)
+        if not isinstance(expected, InputSpec):
+            raise CheckpointError(f"{self.origin}: input_spec= is an InputSpec, got {expected!r}.")
         if expected.channels != input_spec.channels:
             raise CheckpointError(
                 f"{self.origin}: input_spec= has {expected.channels} channels, but the first "
@@ -210,13 +212,17 @@ class Findings:
             **fields,
         )
 
-    def refuse_idle(self) -> None:
+    def refuse_idle(self, known: Collection[str] = ()) -> None:
         """Refuse keywords that this format had no question for.
+
+        Args:
+            known: those that it may have without having come to its question.
 
         Raises:
             CheckpointError: naming them.
         """
-        idle = [k for k, v in self.asked.items() if v is not None and k not in self._consulted]
+        consulted = {*self._consulted, *known}
+        idle = [k for k, v in self.asked.items() if v is not None and k not in consulted]
         if idle:
             raise CheckpointError(
                 f"{self.origin}: {', '.join(f'{k}=' for k in idle)} says nothing about such a "

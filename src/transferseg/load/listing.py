@@ -115,6 +115,6 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {"config": found} if isinstance(found, dict) else {}

@@ -122,7 +122,7 @@ def naming(name: str, spec: ModelSpec) -> SourceFormat:
 
 def resembles(listing: Listing, encoder: str | None) -> bool:
     """Whether some of a listing's names are those of the timm model that it is said to be."""
-    if encoder is None or not is_model(encoder):
+    if not isinstance(encoder, str) or not is_model(encoder):
         return False
     return not listing.shapes.keys().isdisjoint(shapes_of(bare(encoder)))
 
