@@ -85,8 +85,9 @@ def _convert(given: argparse.Namespace) -> int:
 
 def _keywords(given: argparse.Namespace) -> dict[str, Any]:
     options = {name: _value(text) for name, text in given.option}
-    if isinstance(options.get("input_spec"), dict):
-        options["input_spec"] = _input_spec(options["input_spec"])
+    stated = options.get("input_spec")
+    if isinstance(stated, dict):
+        options["input_spec"] = _input_spec(stated)
     named = {"encoder": given.encoder, "classes": given.classes}
     return {**options, **{name: value for name, value in named.items() if value is not None}}
 

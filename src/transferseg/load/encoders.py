@@ -63,8 +63,8 @@ def differs(name: str, arguments: Mapping[str, Any]) -> bool:
         arguments: as its builder takes them.
 
     Example:
-        >>> differs("resnet10t", {"global_pool": "avg"}), differs("resnet10t", {"global_pool": "max"})
-        (False, True)
+        >>> [differs("resnet10t", {"global_pool": pool}) for pool in ("avg", "max")]
+        [False, True]
     """
     model, usual = bare(name, **arguments), bare(name)
     return shapes_of(model) != shapes_of(usual) or _described(model) != behaviour(name)

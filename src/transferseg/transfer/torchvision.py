@@ -138,8 +138,8 @@ def _ends(last: int) -> dict[str, str]:
 #: family -> pattern on keys of networks that are not to be taken for timm's -> why.
 REFUSED: Mapping[str, Mapping[str, str]] = {
     "EfficientNet": {
-        "features.1.2.block.*": "from EfficientNet-B5 on torchvision's batch norms have the epsilon "
-        "0.001 where timm's have 0.00001; to an encoder that has it too (bn_eps), rename= its keys"
+        "features.1.2.block.*": "from EfficientNet-B5 on torchvision's batch norms have epsilon "
+        "0.001 where timm's have 0.00001; for an encoder that has it too (bn_eps), rename= the keys"
     }
 }
 #: family -> its rules, in the words of `SourceFormat.rules`.

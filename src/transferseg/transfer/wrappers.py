@@ -193,7 +193,7 @@ def _odd_kind(value: Tensor | Stored | TensorInfo) -> str | None:
 def _without_prefixes(
     tensors: dict[str, Any], entries: list[str], *, lightning: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    peeled = []
+    peeled: list[str] = []
     candidates = WRAPPER_PREFIXES + (LIGHTNING_PREFIXES if lightning else ())
     while len(peeled) < _DEEPEST and (prefix := _common_prefix(tensors, candidates)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

@@ -117,7 +117,7 @@ def shaped(listing: Listing) -> str | None:
 def _stated(listing: Listing, name: str) -> dict[str, Any] | None:
     """What timm's builder was given beside classes and channels, None where nothing is said."""
     told, config = named(listing), listing.config()
-    if told is None or name != told and told not in models_of(listing.shapes):
+    if told is None or (name != told and told not in models_of(listing.shapes)):
         return None  # the config.json of another model
     stated = config.get("model_args")
     pool = {"global_pool": config["global_pool"]} if config.get("global_pool") else {}
