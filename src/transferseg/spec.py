@@ -7,12 +7,15 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.types import TargetMode
 
 ChannelOrder: TypeAlias = Literal["RGB", "BGR", "L", "any"]
+
+#: More channels than any image has; a file that says more is not to be believed.
+MOST_CHANNELS = 2**16
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class ModelSpec:
             return cls(**values)
         except SpecError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise SpecError(f"the model spec does not fit: {error}.") from error
 
     @classmethod
@@ -210,14 +213,17 @@ class ModelSpec:
         """The spec of `to_json`'s text; a text that is not one is a SpecError."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"the model spec is not JSON: {error}.") from error
         return cls.from_dict(values)
 
 
 def _check_channels(channels: object) -> None:
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-        raise SpecError(f"input channels must be a whole number from 1, got {channels!r}.")
+    whole = isinstance(channels, int) and not isinstance(channels, bool)
+    if not whole or not 1 <= cast(int, channels) <= MOST_CHANNELS:
+        raise SpecError(
+            f"input channels must be a whole number from 1 to {MOST_CHANNELS}, got {channels!r}."
+        )
 
 
 def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:

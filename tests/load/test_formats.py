@@ -14,9 +14,12 @@ import transferseg as ts
 from tests.load.files import fed, randomise
 from tests.load.openmmlab import ResNetV1c, Weights, reference
 from tests.models.brain_unet import BrainUNet
-from transferseg.errors import CheckpointError
+from transferseg.errors import CheckpointError, TransferError, TransfersegError
 from transferseg.load.cli import main
 from transferseg.load.formats import FORMATS
+from transferseg.load.inspection import examine
+from transferseg.load.listing import Listing
+from transferseg.load.timm_index import bare, shapes_of
 
 #: format -> a model of its library, small
 EXAMPLES = {
@@ -151,3 +154,99 @@ def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path, monke
         assert printed.err.startswith(told)
         assert status == 2 or path in printed.err
     assert not (tmp_path / "ours").exists()
+
+
+def test_classes_of_a_folder_of_ours_may_be_renamed(tmp_path):
+    ts.create_classifier("resnet10t", classes=["a", "b"]).save_pretrained(tmp_path)
+    assert ts.load_checkpoint(tmp_path, classes=["x", "y"])[0].spec.classes == ("x", "y")
+    assert ts.inspect_checkpoint(tmp_path, classes=2).spec.classes == ("a", "b")
+    with pytest.raises(CheckpointError, match="input_spec"):
+        ts.inspect_checkpoint(tmp_path, input_spec=ts.InputSpec(value_range=(0, 255)))
+
+
+def test_tensors_that_the_spec_has_no_place_for_are_refused(tmp_path):
+    model = ts.create_model("fcn", "resnet10t", classes=2, channels=8, auxiliary=True)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["spec"]["auxiliary"] = False
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TransferError, match=r"no place for: auxiliary_head\."):
+        ts.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"input": {"channels": 10**10}}, "channels must be a whole number from 1 to 65536"),
+        ({"decoder": {"channels": 10**6}}, "does not fit"),
+        ({"decoder": {"dropout": "x"}}, "no model can be built of .*'dropout': 'x'"),
+    ],
+)
+def test_a_spec_that_asks_for_more_than_the_file_has_is_refused(change, told, tmp_path):
+    ts.create_model("fcn", "resnet10t", classes=2, channels=8).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["spec"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TransfersegError, match=told):
+        ts.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--option", "entry", "5"], "entry= is the name of an entry"),
+        (["--option", "threshold", "abc"], "threshold must lie between 0 and 1, got 'abc'"),
+        (["--option", "input_spec", '{"no": 1}'], "fields of InputSpec"),
+        (["--option", "input_spec", "5"], "input_spec= is an InputSpec, got 5"),
+        (["--option", "no_such", "5"], "no_such= says nothing"),
+    ],
+)
+def test_options_of_the_command_line_that_are_wrong(arguments, told, tmp_path, capsys):
+    torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), tmp_path / "a.pth")
+    status = main(["inspect", str(tmp_path / "a.pth"), *arguments])
+    assert status == 1
+    assert told in capsys.readouterr().err
+
+
+def test_an_input_spec_of_the_command_line(tmp_path, capsys):
+    torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), tmp_path / "a.pth")
+    given = ["--option", "input_spec", '{"value_range": [0, 255]}', "--json"]
+    assert main(["inspect", str(tmp_path / "a.pth"), *given]) == 0
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert spec["input"]["value_range"] == [0.0, 255.0]
+
+
+def test_the_command_line_refuses_a_path_twice_and_a_folder_that_is_a_file(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "a.pth", "--option", "path", "x"])
+    assert ended.value.code == 2
+    torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), tmp_path / "a.pth")
+    assert main(["convert", str(tmp_path / "a.pth"), str(tmp_path / "a.pth")]) == 1
+    assert "a.pth" in capsys.readouterr().err
+
+
+def test_encoders_alone_say_why_they_are_not_loaded_and_refuse_options(tmp_path):
+    torch.save(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "a.pth")
+    assert "an encoder and no head" in ts.inspect_checkpoint(tmp_path / "a.pth").missing
+    with pytest.raises(CheckpointError, match="aling_corners= says nothing"):
+        ts.inspect_checkpoint(tmp_path / "a.pth", aling_corners=True)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"backbone.conv1.weight": (), "classifier.0.weight": (), "classifier.1.running_mean": (),
+         "classifier.4.weight": ()},
+        {"backbone.conv1.weight": (1,), "classifier.0.convs.0.0.weight": (),
+         "classifier.4.weight": (2,)},
+        {"features.0.weight": (), "classifier.0.weight": (2, 2), "classifier.3.weight": (),
+         "classifier.6.weight": ()},
+    ],
+)  # fmt: skip
+def test_heads_without_rows_are_of_no_format(shapes):
+    assert examine(Listing("a.pth", shapes, {}), {}).info.spec is None
+
+
+def test_a_classifier_without_rows_is_no_index_error():
+    listing = Listing("a.pth", {**shapes_of(bare("resnet10t")), "fc.weight": (), "fc.bias": ()}, {})
+    assert examine(listing, {}).info.classes == 0

@@ -116,3 +116,32 @@ def test_what_stands_beside_the_weights_is_told_and_can_be_chosen(theirs, tmp_pa
     assert torch.equal(model.head.weight, average["fc.weight"])
     assert report.peeled == ("model_ema",)
     assert "beside the weights: optimizer" in str(report)
+
+
+def test_what_a_folder_cannot_be(theirs, tmp_path, monkeypatch):
+    state = theirs.state_dict()
+    index = write_shards(tmp_path, state, ".bin", torch.save)
+    for name in ("..", ""):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match="which is not a file beside it"):
+            ts.inspect_checkpoint(tmp_path)
+    torch.save({"state_dict": state}, tmp_path / "one.bin")
+    index.write_text(json.dumps({"weight_map": {"state_dict": "one.bin"}}))
+    with pytest.raises(CheckpointError, match="state_dict of its files are no tensors"):
+        ts.load_checkpoint(tmp_path)
+    index.write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="not an index of shards"):
+        ts.load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"cannot be opened|does not exist"):
+        ts.load_checkpoint(tmp_path / ("a" * 300))
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert ts.inspect_checkpoint(tmp_path).encoder == "resnet10t"
+
+    def unreadable(_):
+        raise PermissionError("not yours")
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("pathlib.Path.iterdir", unreadable)
+    with pytest.raises(CheckpointError, match="cannot be opened: not yours"):
+        ts.inspect_checkpoint(tmp_path / "empty")

@@ -4,12 +4,15 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 import transferseg as ts
 from tests.load.files import assert_equal_logits, image, randomise, relative, saved
 from tests.models import tiny_timm  # noqa: F401 - registers small models
 from transferseg.errors import CheckpointError, TransferError
 from transferseg.load import encoders
+from transferseg.load.inspection import examine
+from transferseg.load.listing import Listing
 from transferseg.load.timm_index import Layout, _row, _stored, bare, digest, models_of, shapes_of
 
 SIDES = {
@@ -91,6 +94,92 @@ def test_a_hub_folder_settles_what_keys_cannot_tell(tmp_path):
     # The metadata is a hint: shapes that say otherwise decide.
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
     assert "tf_efficientnet_b0" in ts.inspect_checkpoint(tmp_path).candidates
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "side"),
+    [
+        ("resnet10t", {"global_pool": "max"}, 64),
+        ("test_vit", {"global_pool": "avg"}, 160),
+        ("test_vit", {"img_size": 96}, 96),
+    ],
+)
+def test_a_hub_folder_s_arguments_of_the_builder_count(name, given, side, tmp_path):
+    theirs = randomise(timm.create_model(name, num_classes=3, **given)).eval()
+    save_for_hf(theirs, tmp_path, safe_serialization=True)
+    model, report = assert_equal_logits(theirs, tmp_path, image(3, side, side))
+    arguments = model.spec.encoder_options["arguments"]
+    assert arguments.items() >= {k: v for k, v in given.items() if k != "img_size"}.items()
+    assert any("encoder_options = {'arguments': {" in note for note in report.notes)
+    model.save_pretrained(tmp_path / "ours")
+    with torch.no_grad():
+        again = ts.load_checkpoint(tmp_path / "ours")[0]
+        assert torch.equal(again(image(3, side, side)), model(image(3, side, side)))
+
+
+def test_arguments_that_the_model_has_anyway_change_nothing(tmp_path):
+    save_for_hf(timm.create_model("resnet10t", num_classes=3), tmp_path, safe_serialization=True)
+    spec = ts.inspect_checkpoint(tmp_path).spec
+    assert (spec.encoder_options, spec.decoder) == ({}, {})
+
+
+def test_encoder_options_say_how_a_bare_file_s_model_was_built(tmp_path):
+    theirs = timm.create_model("resnet10t", num_classes=3, global_pool="max").eval()
+    saved(theirs, tmp_path / "a.pth")
+    options = {"arguments": {"global_pool": "max"}}
+    assert_equal_logits(theirs, tmp_path / "a.pth", image(), encoder_options=options)
+    with pytest.raises(CheckpointError, match="give output_stride= beside the options"):
+        ts.load_checkpoint(tmp_path / "a.pth", encoder_options={"arguments": {"output_stride": 8}})
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_args": {"output_stride": 8}}, "output_stride"),
+        ({"model_args": {"no_such": 1}}, "no_such"),
+        ({"global_pool": "sideways"}, "sideways"),
+    ],
+)
+def test_a_hub_folder_whose_model_is_not_built_is_refused(config, told, tmp_path):
+    save_file(timm.create_model("resnet10t", num_classes=2).state_dict(),
+              tmp_path / "model.safetensors")  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", **config}))
+    with pytest.raises(CheckpointError, match=told):
+        ts.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": "resnet10t.nonsense", "label_names": [{"a": 1}, {"b": 2}]},
+        {"label_names": {"0": "cat"}, "mean": [], "std": []},
+        {"pretrained_cfg": {"mean": ["a"] * 3, "std": [None] * 3}},
+        {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0, 0, 0]}},
+        {"mean": [10**400] * 3, "std": [1, 1, 1], "model_args": [], "global_pool": []},
+    ],
+)
+def test_a_config_of_nonsense_says_nothing(config, tmp_path):
+    save_file(timm.create_model("resnet10t", num_classes=2).state_dict(),
+              tmp_path / "model.safetensors")  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    info = ts.inspect_checkpoint(tmp_path)
+    assert info.spec.classes == ("class_0", "class_1")
+    assert info.spec.input.mean == encoders.statistics("resnet10t", 3).mean
+
+
+def test_look_alikes_of_other_statistics_are_told():
+    listing = Listing("a.pth", shapes_of(bare("deit_tiny_patch16_224")), {})
+    info = examine(listing, {}).info
+    why = next(one.why for one in info.assumed if one.what == "input_spec")
+    assert "'deit_tiny_patch16_224' computes the same on mean (0.485, 0.456, 0.406)" in why
+    asked = examine(listing, {"encoder": "deit_tiny_patch16_224"}).info
+    assert asked.spec.input.mean == (0.485, 0.456, 0.406)
+
+
+def test_channels_of_a_stem_that_folds_pixels():
+    shapes = shapes_of(bare("tresnet_m", in_chans=1))
+    assert encoders.stem_channels("tresnet_m", shapes) == 1
+    assert encoders.stem_channels("tresnet_m", shapes_of(bare("tresnet_m"))) == 3
 
 
 def test_models_that_compute_the_same_are_no_candidates():

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import pytest
@@ -37,6 +38,27 @@ def test_a_classifier(tmp_path):
 def test_densenet_is_built_whole(tmp_path):
     theirs = saved(torchvision.models.densenet121(num_classes=3), tmp_path / "a.pth")
     assert_equal_logits(theirs, tmp_path / "a.pth", image())
+
+
+def test_densenet_in_the_names_of_the_published_files(tmp_path):
+    theirs = saved(torchvision.models.densenet121(num_classes=3), tmp_path / "a.pth")
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
+        for key, value in theirs.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    torch.save(old, tmp_path / "a.pth")
+    assert_equal_logits(theirs, tmp_path / "a.pth", image())
+    unet = ts.create_model("unet", "densenet121", classes=2, weights=tmp_path / "a.pth")
+    last = "features.denseblock4.denselayer16.conv2.weight"
+    assert torch.equal(unet.encoder.model.get_parameter(last), theirs.get_parameter(last))
+
+
+def test_another_epsilon_is_refused_by_transfer_too():
+    names = ("0.0", "1.0.block.0.0", "1.2.block.0.0")
+    keys = {f"features.{name}.weight": torch.ones(1) for name in names}
+    with pytest.raises(TransferError, match=r"EfficientNet-B5 on .* epsilon 0\.001"):
+        ts.transfer_weights(keys, ts.create_model("unet", "efficientnet_b0", classes=2))
 
 
 def test_vgg_keeps_its_linear_layers(tmp_path):

@@ -108,6 +108,12 @@ def bombs():
         + b"\x7f" * 500_000 + b"K\x01s.",
         "a long list many times": b"\x80\x02}" + text("meta") + b"](" + b"K\x01" * 100_000
         + b"eq\x000](" + b"h\x00" * 50_000 + b"es.",
+        "a dict of lists made of one list": b"\x80\x02}" + text("meta") + b"](" + b"K\x01" * 100_000
+        + b"eq\x000ccollections\nOrderedDict\n](" + b"h\x00" * 50_000 + b"e\x85Rs.",
+        "copies of a long list": b"\x80\x02}" + text("meta") + b"](" + b"K\x01" * 100_000
+        + b"eq\x000](" + b"cbuiltins\nlist\nh\x00\x85R" * 5_000 + b"es.",
+        "a key of many items": b"\x80\x02](" + b"K\x01" * 100_000 + b"tq\x000}(" + b"h\x00N" * 9
+        + b"u.",
         "a doubled list": b"\x80\x02}" + text("meta") + doubled[2:] + b"s.",
     }  # fmt: skip
 
@@ -167,6 +173,12 @@ def whole_files(tmp_path_factory):
     return folder, originals(folder)
 
 
+@pytest.fixture
+def in_their_folder(whole_files, monkeypatch):
+    """Where a program that is run would leave its mark, and where the check looks for it."""
+    monkeypatch.chdir(whole_files[0])
+
+
 def fuzz(test):
     quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
     rules = settings(
@@ -191,6 +203,7 @@ def reads_or_refuses(file):
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "a.safetensors"])
+@pytest.mark.usefixtures("in_their_folder")
 @fuzz
 @given(data=st.data())
 def test_damaged_files_load_or_are_refused(name, whole_files, data):
@@ -225,6 +238,7 @@ STEPS = st.sampled_from([bytes([code]) for code in CODES] + LONGER) | st.binary(
 )
 
 
+@pytest.mark.usefixtures("in_their_folder")
 @fuzz
 @given(steps=st.lists(STEPS, max_size=40), zipped=st.booleans())
 def test_any_program_loads_or_is_refused(whole_files, steps, zipped):

@@ -14,6 +14,8 @@ import transferseg as ts
 from tests.transfer.writers import classes, runner_file, with_state
 from transferseg.errors import CheckpointError
 from transferseg.transfer import read_listing, read_source
+from transferseg.transfer.inert import Inert
+from transferseg.transfer.wrappers import EMA_ENTRIES, WEIGHT_ENTRIES
 
 TENSORS = {"conv.weight": torch.ones(2, 2), "conv.bias": torch.zeros(2)}
 EMA = {key: value + 5 for key, value in TENSORS.items()}
@@ -169,3 +171,54 @@ def test_a_transfer_says_what_it_took():
     assert torch.equal(target["conv"].weight, EMA["conv.weight"])
     assert "peeled 'state_dict_ema'" in report.to_text()
     assert "not read: state_dict, epoch" in report.to_text()
+
+
+def test_a_dict_that_holds_itself_under_every_name():
+    saved = {"epoch": 3}
+    saved |= dict.fromkeys((*WEIGHT_ENTRIES, *EMA_ENTRIES), saved)
+    with pytest.raises(CheckpointError, match="expected a dict of tensors"):
+        read_source(saved)
+
+
+def test_metadata_has_an_end():
+    once = [1] * 20_000
+    found = read_source({"model": TENSORS, "a": [[[once] * 20_000] for _ in range(6)]})
+    assert count(found.metadata["a"]) <= 20_001
+    inert = Inert("argparse.Namespace")
+    inert.state = dict.fromkeys(map(str, range(100_000)), 1)
+    found = read_source({"model": TENSORS, "a": [inert] * 20_000})
+    assert count(found.metadata["a"]) <= 20_001
+
+
+def count(value):
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + sum(map(count, inner)) if isinstance(value, dict | list) else 1
+
+
+def test_wrappers_around_wrappers_have_an_end():
+    found = read_source({"module." * 3_000_000 + "w": torch.ones(1)})
+    assert found.peeled == ("module.",) * 8
+
+
+@pytest.mark.parametrize("names", [(1, "1"), ("w\ud800", "b"), ("a\0", "b"), ((1, 2), "b")])
+def test_names_that_are_no_texts_are_refused(names):
+    with pytest.raises(CheckpointError, match="names of tensors are printable texts"):
+        read_source(dict.fromkeys(names, torch.ones(1)))
+
+
+def test_keys_of_a_kind_of_their_own_are_not_taken_for_one(tmp_path):
+    torch.save({np.str_("a"): torch.ones(1), np.str_("b"): torch.zeros(1)}, tmp_path / "a.pth")
+    for read in (read_source, read_listing):
+        with pytest.raises(
+            CheckpointError, match=r"(?s)a\.pth: names of tensors.*not made.*not made"
+        ):
+            read(tmp_path / "a.pth")
+
+
+def test_tensors_beside_an_entry_are_not_lost():
+    saved = {"model": TENSORS, "fc.weight": torch.ones(2, 2), "best": torch.ones(1)}
+    with pytest.raises(CheckpointError, match=r"beside the entry 'model': fc\.weight\. .*entry="):
+        read_source(saved)
+    assert both(saved, entry="model").others == ("fc.weight", "best")
+    random = {"model": TENSORS, "best": torch.ones(1), "rng": torch.ones(9, dtype=torch.uint8)}
+    assert both(random).others == ("best", "rng")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transferseg.errors import TransfersegError
+from transferseg.errors import SpecError, TransfersegError
 from transferseg.load.inspection import inspect_checkpoint
 from transferseg.load.loading import load_checkpoint
+from transferseg.spec import InputSpec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,17 +21,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, or 1 after an error, which is printed to stderr; 2, as argparse has it,
-        for arguments that are none.
+        The exit status: 0, or 1 after an error, which is printed to stderr.
+
+    Raises:
+        SystemExit: with status 2, as argparse has it, for arguments that are none.
 
     Example:
         >>> main(["inspect", "nowhere.pth"])
         1
     """
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if any(name in ("path", "encoder", "classes") for name, _ in given.option):
+        parser.error("--option names another keyword than path, encoder and classes")
     try:
         return int(given.run(given))
-    except TransfersegError as error:
+    except (TransfersegError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -79,13 +85,23 @@ def _convert(given: argparse.Namespace) -> int:
 
 def _keywords(given: argparse.Namespace) -> dict[str, Any]:
     options = {name: _value(text) for name, text in given.option}
+    stated = options.get("input_spec")
+    if isinstance(stated, dict):
+        options["input_spec"] = _input_spec(stated)
     named = {"encoder": given.encoder, "classes": given.classes}
     return {**options, **{name: value for name, value in named.items() if value is not None}}
+
+
+def _input_spec(values: Mapping[str, Any]) -> InputSpec:
+    try:
+        return InputSpec(**values)
+    except TypeError as error:
+        raise SpecError(f"an input_spec has the fields of InputSpec: {error}.") from error
 
 
 def _value(text: str) -> object:
     """JSON, or the text itself where it is none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import FunctionType
 from typing import Any
 
 import timm
 from timm.layers import DropPath
+from timm.models import PretrainedCfg
 from torch import nn
 
-from transferseg.load.timm_index import RECOMPUTED, Layout, Shape, bare, models_of, row
+from transferseg.load.timm_index import RECOMPUTED, Layout, Shape, bare, models_of, row, shapes_of
 from transferseg.spec import InputSpec
 
 #: What does nothing in evaluation; a model may have one where its twin has another.
@@ -51,8 +52,39 @@ def behaviour(name: str) -> tuple[object, ...]:
         >>> behaviour("efficientnet_b0") == behaviour("tf_efficientnet_b0")
         False
     """
+    return _described(bare(name))
+
+
+def differs(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether arguments of its builder make another model of a timm model.
+
+    Args:
+        name: of the timm model.
+        arguments: as its builder takes them.
+
+    Example:
+        >>> [differs("resnet10t", {"global_pool": pool}) for pool in ("avg", "max")]
+        [False, True]
+    """
+    model, usual = bare(name, **arguments), bare(name)
+    return shapes_of(model) != shapes_of(usual) or _described(model) != behaviour(name)
+
+
+def alike(name: str, names: Sequence[str]) -> list[str]:
+    """Those of other models that compute what this one does, from images of other statistics.
+
+    Example:
+        >>> alike("vit_tiny_patch16_224", ["deit_tiny_patch16_224"])
+        ['deit_tiny_patch16_224']
+    """
+    usual = statistics(name, 3)
+    others = (other for other in names if statistics(other, 3) != usual)
+    return [other for other in others if behaviour(other) == behaviour(name)]
+
+
+def _described(model: nn.Module) -> tuple[object, ...]:
     described = []
-    for path, module in bare(name).named_modules():
+    for path, module in model.named_modules():
         if not isinstance(module, SILENT):
             values = {
                 k: _plain(v) for k, v in vars(module).items() if k not in IDLE and k[0] != "_"
@@ -83,7 +115,7 @@ def head_shape(name: str, shapes: Mapping[str, Shape]) -> int:
     """
     for module in layout(name).classifier:
         for key in (f"{module}.weight", f"{module}.bias"):
-            if key in shapes:
+            if shapes.get(key):
                 return shapes[key][0]
     return 0
 
@@ -97,8 +129,9 @@ def stem_channels(name: str, shapes: Mapping[str, Shape]) -> int:
         1
     """
     for module in layout(name).first:
-        if len(shapes.get(f"{module}.weight", ())) == 4:
-            return shapes[f"{module}.weight"][1]
+        key = f"{module}.weight"
+        if len(shapes.get(key, ())) == 4:
+            return shapes[key][1] // max(1, shapes_of(bare(name))[key][1] // 3)
     return 3
 
 
@@ -109,7 +142,7 @@ def layout(name: str) -> Layout:
 
 def statistics(name: str, channels: int) -> InputSpec:
     """The input that timm's weights of a model expect."""
-    config = timm.get_pretrained_cfg(name)
+    config = timm.get_pretrained_cfg(name) or PretrainedCfg()
     return InputSpec.from_statistics(config.mean, config.std, channels=channels)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
@@ -150,9 +150,9 @@ class Findings:
                 raise CheckpointError(
                     f"{self.origin}: classes= names {len(given)}, but the head has {count} rows."
                 )
-            if not isinstance(asked, int):
+            if not hasattr(asked, "__index__"):  # a number says no names
                 self.note("classes", given, "keyword", "given by the caller")
-            return given
+                return given
         if names is not None and len(names) == count and len(set(names)) == count:
             self.note("classes", tuple(names), "metadata", "stands in the file")
             return tuple(names)
@@ -188,6 +188,8 @@ class Findings:
         """
         self.fixed("in_channels", input_spec.channels)
         expected = self.open("input_spec", input_spec, why=input_why, metadata=input_metadata)
+        if not isinstance(expected, InputSpec):
+            raise CheckpointError(f"{self.origin}: input_spec= is an InputSpec, got {expected!r}.")
         if expected.channels != input_spec.channels:
             raise CheckpointError(
                 f"{self.origin}: input_spec= has {expected.channels} channels, but the first "
@@ -210,18 +212,38 @@ class Findings:
             **fields,
         )
 
-    def refuse_idle(self) -> None:
+    def refuse_idle(self, known: Collection[str] = ()) -> None:
         """Refuse keywords that this format had no question for.
+
+        Args:
+            known: those that it may have without having come to its question.
 
         Raises:
             CheckpointError: naming them.
         """
-        idle = [k for k, v in self.asked.items() if v is not None and k not in self._consulted]
+        consulted = {*self._consulted, *known}
+        idle = [k for k, v in self.asked.items() if v is not None and k not in consulted]
         if idle:
             raise CheckpointError(
                 f"{self.origin}: {', '.join(f'{k}=' for k in idle)} says nothing about such a "
                 "checkpoint; leave it out."
             )
+
+
+def numbers(given: object) -> list[float]:
+    """The numbers of a list among the hints; an empty list where it is none.
+
+    Example:
+        >>> numbers([1, 0.5]), numbers([1, "x"]), numbers(3)
+        ([1.0, 0.5], [], [])
+    """
+    if not isinstance(given, (list, tuple)):
+        return []
+    try:
+        whole = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in given)
+        return [float(n) for n in given] if whole else []
+    except OverflowError:  # a whole number of 400 digits is no float
+        return []
 
 
 def _plain(value: object) -> object:

@@ -10,11 +10,17 @@ from typing import Any
 
 from transferseg.errors import some
 from transferseg.load.findings import Assumption, Findings
-from transferseg.load.formats import FORMATS, Description, Format
+from transferseg.load.formats import ENCODER_ONLY, FORMATS, Description, Format
 from transferseg.load.formats.timm import resembles
 from transferseg.load.listing import Listing, read_listing
 from transferseg.spec import InputSpec, ModelSpec
 from transferseg.types import TargetMode
+
+#: What may be said of any checkpoint; other keywords are options of a decoder.
+KEYWORDS = (
+    *("encoder", "classes", "mode", "threshold", "output_stride", "dilation", "input_spec"),
+    "encoder_options",
+)
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,8 @@ def examine(listing: Listing, asked: Mapping[str, Any]) -> Examined:
         described = found.describe(listing, findings)
         if described.spec is not None:
             findings.refuse_idle()
+        elif described.architecture in (ENCODER_ONLY, "classifier"):  # they have no decoder
+            findings.refuse_idle(KEYWORDS)
     return Examined(listing, found, _info(listing, found, described, findings))
 
 
@@ -207,6 +215,8 @@ def _info(
 
 def _missing(described: Description) -> str:
     """Why there is no model to build."""
+    if described.architecture == ENCODER_ONLY and described.encoder:
+        return "it holds an encoder and no head: create_model(..., weights=path) takes it"
     if described.candidates:
         names = ", ".join(described.candidates)
         return f"several encoders have these names and shapes: say encoder= one of {names}"

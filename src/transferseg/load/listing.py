@@ -117,7 +117,7 @@ def _config(path: Path) -> dict[str, Any]:
     for name, key in BESIDE.items() if file.name in WEIGHT_FILES else ():
         try:
             values = json.loads((file.parent / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(values, dict):
             found[key] = values

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from transferseg.errors import CheckpointError, TransferError, some
+from transferseg.errors import CheckpointError, TransferError, TransfersegError, some
 from transferseg.load.formats import ENCODER_ONLY
 from transferseg.load.inspection import CheckpointInfo, Examined, examine
 from transferseg.load.listing import listing_of, read_weights
@@ -17,7 +18,14 @@ from transferseg.models.base import SpecModel
 from transferseg.models.classifier import Classifier
 from transferseg.models.segmenter import Segmenter
 from transferseg.spec import InputSpec, ModelSpec
-from transferseg.transfer import Declarations, SourceFormat, TransferReport, apply_plan, make_plan
+from transferseg.transfer import (
+    Declarations,
+    SourceFormat,
+    TransferPlan,
+    TransferReport,
+    apply_plan,
+    make_plan,
+)
 from transferseg.types import TargetMode
 
 
@@ -87,11 +95,28 @@ def load_checkpoint(
     weights = read_weights(path, entry=entry)
     seen = examine(listing_of(weights, path), asked)
     spec = _spec(seen)
-    model = build(spec)
     naming = seen.format.naming(seen.listing, spec) if seen.format else None
     assert naming is not None  # a spec comes from a format alone
+    model = _build_what_fits(spec, weights.tensors, naming, seen.info)
     report = fill(model, weights.tensors, naming, seen.info)
     return model.eval(), report
+
+
+def _build_what_fits(
+    spec: ModelSpec, tensors: Mapping[str, Tensor], naming: SourceFormat, info: CheckpointInfo
+) -> SpecModel:
+    """The model, after its shapes were compared: a config.json can ask for more than the memory."""
+    try:
+        with torch.device("meta"):
+            shapes = build(spec)
+    except TransfersegError:
+        raise
+    except (NotImplementedError, RuntimeError):  # constructors that compute with values
+        return build(spec)
+    except Exception as error:  # an option of a type that no builder expects
+        raise CheckpointError(f"{info.path}: no model can be built of {spec}: {error}") from error
+    _plan(shapes, tensors, naming, info)
+    return build(spec)
 
 
 def build(spec: ModelSpec) -> SpecModel:
@@ -124,20 +149,36 @@ def fill(
     Raises:
         TransferError: naming what is missing, too much, or of another shape.
     """
+    plan = _plan(model, tensors, naming, info)
+    try:
+        apply_plan(plan, tensors, model)
+    except TransferError as error:
+        raise _misfit(info, error) from None
+    beside = (f"beside the weights: {name}" for name in info.others)
+    notes = (*(f"assumed {one}" for one in info.assumed), *beside)
+    return TransferReport(plan, info.path, naming.name, info.peeled, notes)
+
+
+def _plan(
+    model: SpecModel, tensors: Mapping[str, Tensor], naming: SourceFormat, info: CheckpointInfo
+) -> TransferPlan:
+    """Where all of a file's tensors go in all of a model."""
     state = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     parts = tuple(dict.fromkeys(key.split(".")[0] for key in state))
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     try:
         plan = make_plan(shapes, state, parts=parts, source_format=naming, declared=Declarations())
-        apply_plan(plan, tensors, model)
+        # make_plan declares parts of ours that nobody asks for; here all of them are asked for
+        if lost := [key for key in plan.unused if naming.why_unused(key) is None]:
+            raise TransferError(f"tensors that the model has no place for: {some(lost)}.")
     except TransferError as error:
-        what = f"{info.architecture} over {info.encoder} ({info.format} names)"
-        raise TransferError(
-            f"{info.path} was taken for {what}, but does not fit: {error}"
-        ) from None
-    beside = (f"beside the weights: {name}" for name in info.others)
-    notes = (*(f"assumed {one}" for one in info.assumed), *beside)
-    return TransferReport(plan, info.path, naming.name, info.peeled, notes)
+        raise _misfit(info, error) from None
+    return plan
+
+
+def _misfit(info: CheckpointInfo, error: TransferError) -> TransferError:
+    what = f"{info.architecture} over {info.encoder} ({info.format} names)"
+    return TransferError(f"{info.path} was taken for {what}, but does not fit: {error}")
 
 
 def _spec(seen: Examined) -> ModelSpec:

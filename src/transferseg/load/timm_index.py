@@ -59,10 +59,18 @@ def digest(shapes: Mapping[str, Shape], layout: Layout) -> str:
         >>> rgb == digest({"conv1.weight": (8, 1, 7, 7)}, layout)
         True
     """
+    return _digest(_lasting(shapes), layout)
+
+
+def _lasting(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {k: s for k, s in shapes.items() if not any(fnmatchcase(k, p) for p in RECOMPUTED)}
+
+
+def _digest(lasting: Mapping[str, Shape], layout: Layout) -> str:
     lines = []
-    for key, shape in shapes.items():
+    for key, shape in lasting.items():
         module = key.rpartition(".")[0]
-        if module in layout.classifier or any(fnmatchcase(key, p) for p in RECOMPUTED):
+        if module in layout.classifier:
             continue
         if module in layout.first and len(shape) == 4:
             shape = (shape[0], 0, *shape[2:])
@@ -83,7 +91,7 @@ def models_of(shapes: Mapping[str, Shape], *, encoder: bool = False) -> list[str
         >>> "resnet18" in models_of({k: tuple(v.shape) for k, v in model.state_dict().items()})
         True
     """
-    lasting = {k: s for k, s in shapes.items() if not any(fnmatchcase(k, p) for p in RECOMPUTED)}
+    lasting = _lasting(shapes)  # once, not for each of the layouts
     found: list[str] = []
     digests: dict[Layout, str] = {}
     for name in {**_stored(), **dict.fromkeys(timm.list_models())}:
@@ -91,7 +99,7 @@ def models_of(shapes: Mapping[str, Shape], *, encoder: bool = False) -> list[str
             continue
         known = row(name)
         if known.layout not in digests:
-            digests[known.layout] = digest(lasting, known.layout)
+            digests[known.layout] = _digest(lasting, known.layout)
         if digests[known.layout] == (known.encoder if encoder else known.whole):
             found.append(name)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -118,6 +118,7 @@ def transfer_weights(
     rows = _class_rows(model, parts, leave)
     renamed = rename_keys(list(shapes), rename)
     found = _source_format(source_format, renamed, state, weights)
+    found.check(renamed.values(), _arguments(model))
     chosen = _with_target(model, found, renamed.values())
     declared = Declarations(
         rename=rename,
@@ -134,6 +135,13 @@ def transfer_weights(
     apply_plan(plan, weights.tensors, model, origin=weights.origin)
     notes = (*weights.remarks, *_head_notes(weights.spec, model, rows, plan))
     return TransferReport(plan, weights.origin, chosen.name, weights.peeled, notes)
+
+
+def _arguments(model: nn.Module) -> Mapping[str, Any]:
+    """What timm's builder was given for the target's encoder."""
+    options = model.spec.encoder_options if isinstance(model, TransferTarget) else {}
+    arguments: Mapping[str, Any] = options.get("arguments", {})
+    return arguments
 
 
 def _adapter(given: str | Adapter) -> Adapter:

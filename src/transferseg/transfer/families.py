@@ -12,7 +12,10 @@ from transferseg.transfer.adapters import Shape
 #: What the tensors of a layer are called; any other tensor is a layer of its own.
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
-_NUMBER = re.compile(r"(\d+)")
+#: Of up to nine digits and without zeros before it: others would not come back as they were.
+_NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
+#: What stands for a number in a name; no name of a tensor has it.
+_PLACE = "\0"
 #: A layer: leaf -> shape; "" stands for the layer itself.
 Leaves = dict[str, Shape]
 
@@ -58,13 +61,13 @@ class Family:
 
     @property
     def tokens(self) -> list[str]:
-        """The components of its name; numbers that vary are `{}`."""
-        return "{}".join(self.parts).split(".")
+        """The components of its name; a zero byte stands for a number that varies."""
+        return _PLACE.join(self.parts).split(".")
 
     @property
     def words(self) -> list[str]:
         """The components of its name without their numbers."""
-        words = (_NUMBER.sub("", token.replace("{}", "")) for token in self.tokens)
+        words = (_NUMBER.sub("", token.replace(_PLACE, "")) for token in self.tokens)
         return [word for word in words if word]
 
     @cached_property
@@ -115,10 +118,9 @@ def _rule(old: list[str], new: list[str], *, cut: bool) -> tuple[str, str]:
     whole = True
     while cut and old and new and old[-1] == new[-1]:
         old, new, whole = old[:-1], new[:-1], False
-    pattern = r"\.".join(re.escape(token).replace(r"\{\}", r"(\d+)") for token in old)
+    pattern = r"\.".join(re.escape(token).replace(_PLACE, r"(\d+)") for token in old)
     numbers = iter(range(1, 99))
-    replacement = ".".join(new).replace("{}", "\0")
-    replacement = re.sub("\0", lambda _: rf"\g<{next(numbers)}>", replacement)
+    replacement = re.sub(_PLACE, lambda _: rf"\g<{next(numbers)}>", ".".join(new))
     if not whole:  # components follow
         return pattern + (r"\." if old else ""), replacement + ("." if new else "")
     return pattern + r"(?=\.|$)", replacement

@@ -39,7 +39,7 @@ def read_spec(folder: str | os.PathLike[str]) -> ModelSpec:
         raise CheckpointError(
             f"{path} does not exist: expected a folder that save_pretrained wrote."
         ) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} holds no transferseg model spec: {error}.") from error
 
 
@@ -47,7 +47,7 @@ def is_ours(folder: Path) -> bool:
     """Whether its config.json names a spec; one that is broken is then an error, not a stranger."""
     try:
         return "spec" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

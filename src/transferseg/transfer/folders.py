@@ -51,7 +51,7 @@ def shard_files(index: Path) -> list[Path]:
     """
     names = sorted({str(name) for name in _table(index).values()})
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise CheckpointError(f"{index} names {name!r}, which is not a file beside it.")
     return [index.parent / name for name in names]
 
@@ -81,7 +81,7 @@ def joined(index: Path, shards: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
 def _table(index: Path) -> Mapping[str, Any]:
     try:
         table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of shards: {error!r}.") from error
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{index} is not an index of shards: its weight_map names no file.")

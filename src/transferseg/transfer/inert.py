@@ -15,6 +15,8 @@ Persistent: TypeAlias = Callable[[Any], Any]
 
 #: An expanded tensor (stride 0) may stand for more values than are stored, but not for many more.
 MOST_EXPANDED = 2**22
+#: Items of a tuple that is a key of a dict; every look-up hashes all of them.
+_LONGEST_KEY = 8
 
 
 class MalformedError(Exception):
@@ -112,12 +114,14 @@ class OddTensor:
 
 
 def key_of(value: object) -> Any:  # noqa: ANN401 - any plain key
-    """A key of a dict: itself if it is plain, else a text that stands for it.
+    """A key of a dict: itself if it is plain, else an `Inert`, which is equal to no other key.
 
     Raises:
-        MalformedError: tuples in tuples, whose hash can take forever or overflow the stack, and
-            numbers so large that they cannot be written.
+        MalformedError: long tuples and tuples in tuples, whose hash can take forever or overflow
+            the stack, and numbers so large that they cannot be written.
     """
+    if isinstance(value, tuple) and len(value) > _LONGEST_KEY:
+        raise MalformedError(f"a key of a dict is a tuple of {len(value):,} items")
     items = value if isinstance(value, tuple) else (value,)
     if all(isinstance(item, str | int | float | bytes | bool | None) for item in items):
         if any(isinstance(item, int) and item.bit_length() > 64 for item in items):
@@ -125,7 +129,7 @@ def key_of(value: object) -> Any:  # noqa: ANN401 - any plain key
         return value
     if isinstance(value, tuple):
         raise MalformedError("a key of a dict is a tuple of other things than texts or numbers")
-    return f"<{value.name if isinstance(value, Inert) else type(value).__name__}>"
+    return value if isinstance(value, Inert) else Inert(type(value).__name__)
 
 
 def pairs(values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -139,7 +143,9 @@ def _mapping(given: object = ()) -> dict[Any, Any]:
     if isinstance(given, dict):
         return given
     if isinstance(given, list | tuple):
-        return dict(pairs([item for pair in given for item in pair]))
+        whole = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in given)
+        if whole:
+            return {key_of(key): value for key, value in given}
     raise MalformedError("its program makes a dict of something else")
 
 

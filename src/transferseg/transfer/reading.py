@@ -19,7 +19,7 @@ from transferseg.transfer.files import WEIGHTS_FILE, is_ours, read_spec
 from transferseg.transfer.folders import INDEX_SUFFIX, joined, shard_files, weights_file
 from transferseg.transfer.inert import Inert, TensorInfo
 from transferseg.transfer.torchfiles import read_torch_file
-from transferseg.transfer.wrappers import Found, find_weights
+from transferseg.transfer.wrappers import Found, find_weights, is_tensor
 
 #: Where weights come from: a checkpoint folder or file, a dict of tensors, a module.
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | nn.Module"
@@ -199,7 +199,10 @@ def _open(source: Source, *, tensors: bool) -> _Opened:
             f"a source is a path, a dict or a module, got {type(source).__name__}."
         )
     path = Path(source)
-    file = weights_file(path)
+    try:
+        file = weights_file(path)
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise CheckpointError(f"{path} cannot be opened: {error}.") from error
     spec = read_spec(file.parent) if file.name == WEIGHTS_FILE and is_ours(file.parent) else None
     open_whole = _open_shards if file.name.endswith(INDEX_SUFFIX) else _open_file
     opened = open_whole(file, tensors=tensors)
@@ -207,9 +210,9 @@ def _open(source: Source, *, tensors: bool) -> _Opened:
 
 
 def _open_file(path: Path, *, tensors: bool) -> _Opened:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: expected a checkpoint file or folder.")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist: expected a checkpoint file or folder.")
         with path.open("rb") as file:
             head = file.read(256)
     except OSError as error:
@@ -232,6 +235,8 @@ def _open_shards(index: Path, *, tensors: bool) -> _Opened:
     """Several files as one."""
     opened = [_open_file(file, tensors=tensors) for file in shard_files(index)]
     values = joined(index, [one.values for one in opened])
+    if wrapped := [str(key) for key, value in values.items() if not is_tensor(value)]:
+        raise CheckpointError(f"{index}: {some(wrapped)} of its files are no tensors.")
     owner = {id(value): one for one in opened for value in one.values.values()}
 
     def load(found: Mapping[str, Any]) -> Mapping[str, Tensor]:

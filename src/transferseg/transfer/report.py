@@ -70,10 +70,16 @@ class TransferReport:
 
     @cached_property
     def coverage(self) -> Mapping[str, Coverage]:
-        """Coverage by part, in the order in which the parts were given."""
+        """Coverage by part, in the order in which the parts were given.
+
+        Counters of batches that the source lacks are not counted: they enter no result, and files
+        from before PyTorch 0.4.1, torchvision's DenseNets among them, have none.
+        """
+        lacking = {key for key in self.plan.left if key.endswith(".num_batches_tracked")}
+        wanted = {key: s for key, s in self.plan.target.items() if key not in lacking}
         result = {}
         for part in self.plan.parts:
-            shapes = {k: s for k, s in self.plan.target.items() if f"{k}.".startswith(f"{part}.")}
+            shapes = {k: s for k, s in wanted.items() if f"{k}.".startswith(f"{part}.")}
             moves = [move for move in self.plan.moves if move.target in shapes]
             result[part] = Coverage(
                 len(moves),

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import Any
 
+from transferseg.errors import TransferError
 from transferseg.transfer import huggingface, self_supervised
 from transferseg.transfer.adapters import Adapter
 from transferseg.transfer.naming import whole_name
@@ -39,6 +41,8 @@ class SourceFormat:
         telling: patterns on source keys, one of which must be there for it to be recognised; none
             where the names that become the target's tell it.
         signs: patterns on source keys; only files with a key for each are of this scheme.
+        wants: pattern on source keys -> arguments of timm's builder without which a target computes
+            something else than a network that has such a key.
 
     Example:
         >>> moco = SourceFormat("moco", {"": ENCODER_PREFIX}, rules={r"^encoder_q\.": ""})
@@ -55,6 +59,26 @@ class SourceFormat:
     reasons: Mapping[str, str] = field(default_factory=dict)
     telling: tuple[str, ...] = ()
     signs: tuple[str, ...] = ()
+    wants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def check(self, keys: Collection[str], given: Mapping[str, Any]) -> None:
+        """Refuse a network that would compute something else in this target.
+
+        Args:
+            keys: of the source.
+            given: the arguments that the target's encoder was built with.
+
+        Raises:
+            TransferError: it says which the target wants.
+        """
+        for pattern, wanted in self.wants.items():
+            idle = wanted.items() <= given.items()
+            if not idle and any(fnmatchcase(key, pattern) for key in keys):
+                raise TransferError(
+                    f"these are {self.name} names, of a network with {dict(wanted)}, which timm's "
+                    "has not: give the target encoder_options={'arguments': "
+                    f"{dict(wanted)}}}, or it computes something else."
+                )
 
     def may_name(self, keys: Collection[str]) -> bool:
         """Whether the keys have all of its signs, and something that tells it."""
@@ -160,6 +184,7 @@ SOURCES: dict[str, SourceFormat] = {
             rules=names.rules,
             adapters=names.adapters,
             reasons=dict.fromkeys(names.recomputed, "a table that is computed again"),
+            wants=names.wants,
         )
         for family, names in FAMILY_NAMES.items()
     },

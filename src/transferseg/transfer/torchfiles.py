@@ -27,8 +27,8 @@ from transferseg.transfer.inert import (
 )
 from transferseg.transfer.unpickling import run_program
 
-#: A zip directory of more entries than this (a tensor has one), or a longer program, is an attack.
-MOST_ENTRIES = 500_000
+#: A longer zip directory (a tensor has about 100 bytes in it), or a longer program, is an attack.
+MOST_DIRECTORY_BYTES = 2**24
 MOST_PROGRAM_BYTES = 2**28
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -59,27 +59,24 @@ class TorchFile:
             return dict(stored)
         size = self.path.stat().st_size
         whole = cast(UntypedStorage, UntypedStorage.from_file(str(self.path), False, size))
-        ranges: dict[tuple[str, int, int], UntypedStorage] = {}
+        storages: dict[str, UntypedStorage] = {}
         return {
-            key: self._tensor(value, whole, ranges) if isinstance(value, Stored) else value
+            key: self._tensor(value, whole, storages) if isinstance(value, Stored) else value
             for key, value in stored.items()
         }
 
     def _tensor(
-        self,
-        stored: Stored,
-        whole: UntypedStorage,
-        ranges: dict[tuple[str, int, int], UntypedStorage],
+        self, stored: Stored, whole: UntypedStorage, storages: dict[str, UntypedStorage]
     ) -> Tensor:
         ref, width = stored.storage, stored.storage.dtype.itemsize
-        place = (ref.key, ref.start, ref.length)
-        if place not in ranges:
-            begin = self.starts[ref.key] + ref.start * width
-            part = whole[begin : begin + ref.length * width]
+        if ref.key not in storages:
+            begin = self.starts[ref.key]
+            part = whole[begin : begin + ref.count * width]
             # Files from before torch 1.6 put numbers at any byte; kernels want whole multiples.
-            ranges[place] = part.clone() if begin % stored.dtype.itemsize else part
+            storages[ref.key] = part.clone() if begin % stored.dtype.itemsize else part
+        view = storages[ref.key][ref.start * width : (ref.start + ref.length) * width]
         empty = torch.empty(0, dtype=stored.dtype)
-        return empty.set_(ranges[place], stored.offset, stored.shape, stored.stride)
+        return empty.set_(view, stored.offset, stored.shape, stored.stride)
 
 
 def read_torch_file(path: Path, *, tensors: bool) -> TorchFile:
@@ -142,6 +139,9 @@ def _read_zip(path: Path) -> TorchFile:
         raise MalformedError(f"its zip directory is broken ({error})") from error
     with archive, path.open("rb") as file:
         entries = {info.filename: info for info in archive.infolist()}
+        # torch's reader looks names up whatever their case, and takes one of several
+        if len({name.casefold() for name in entries}) < len(archive.infolist()):
+            raise MalformedError("two entries of its zip directory have the same name")
         programs = [n for n in entries if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(programs) != 1:
             raise MalformedError(
@@ -193,14 +193,13 @@ def _check_directory(path: Path) -> None:
             "it is cut short: a zip file has its directory at its end, and this has none. "
             "Download or copy it again"
         )
-    long = tail.rfind(b"PK\x06\x06", 0, at)
-    (entries,) = struct.unpack("<H", tail[at + 10 : at + 12])
     (length,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    if long >= 0 and at - long >= 56:
-        (entries, length) = struct.unpack("<QQ", tail[long + 32 : long + 48])
-    # an entry of the directory has at least 46 bytes, and torch's names are short
-    if entries > MOST_ENTRIES or length > MOST_ENTRIES * 256:
-        raise MalformedError(f"its zip directory has {entries:,} entries in {length:,} bytes")
+    lengths = [] if length == 2**32 - 1 else [length]
+    for long in (at - 76, tail.rfind(b"PK\x06\x06", 0, at)):  # where it is, where it may seem
+        if long >= 0 and at - long >= 56 and tail[long : long + 4] == b"PK\x06\x06":
+            lengths += struct.unpack("<Q", tail[long + 40 : long + 48])
+    if max(lengths, default=2**32) > MOST_DIRECTORY_BYTES:
+        raise MalformedError(f"its zip directory has {max(lengths, default=2**32):,} bytes")
 
 
 def _start(file: IO[bytes], entry: zipfile.ZipInfo) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from transferseg.transfer.adapters import Adapter, SameValues
 
+#: Of batch norms, where torchvision's builder has another than timm's.
+EPSILON = {"bn_eps": 0.001}
 _SQUEEZE = {"fc1": "se.conv_reduce", "fc2": "se.conv_expand"}
 #: Inside a block that widens first. Its squeeze-and-excitation stands at 2, or is not there.
 _WIDENING = {
@@ -32,11 +35,14 @@ class FamilyNames:
         rules: regular expression -> replacement, each applied in turn.
         adapters: pattern on torchvision's keys -> how such a tensor becomes timm's.
         recomputed: patterns on the keys of tables that are computed again.
+        wants: pattern on torchvision's keys -> arguments without which timm's computes something
+            else.
     """
 
     rules: Mapping[str, str]
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     recomputed: tuple[str, ...] = ()
+    wants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def _inside(where: str, names: Mapping[str, str]) -> dict[str, str]:
@@ -86,11 +92,17 @@ def _mobilenet_v3(sizes: Sequence[int]) -> FamilyNames:
             r"^classifier\.3\.": "classifier.",
         },
         {"classifier.0.weight": SameValues()},
+        wants={"*": EPSILON},
     )
 
 
-def _efficientnet(*unwidened: Mapping[str, str]) -> FamilyNames:
-    """Of the first stages what their blocks hold; those of the others widen."""
+def _efficientnet(wants: str, *unwidened: Mapping[str, str]) -> FamilyNames:
+    """Of the first stages what their blocks hold; those of the others widen.
+
+    Args:
+        wants: pattern on the keys of the networks whose batch norms have another epsilon.
+        *unwidened: one a stage, from the first.
+    """
     inside: dict[str, str] = {}
     for stage, names in enumerate(unwidened):
         inside |= _inside(rf"blocks\.{stage}\.\d+", names)
@@ -103,7 +115,8 @@ def _efficientnet(*unwidened: Mapping[str, str]) -> FamilyNames:
             **inside,
             **_inside(r"blocks\.\d\.\d+", _WIDENING),
             r"^classifier\.1\.": "classifier.",
-        }
+        },
+        wants={wants: EPSILON},
     )
 
 
@@ -187,10 +200,12 @@ FAMILY_NAMES: Mapping[str, FamilyNames] = {
     "mobilenet_v2": _mobilenet_v2(),
     "mobilenet_v3_small": _mobilenet_v3((1, 2, 3, 2, 3)),
     "mobilenet_v3_large": _mobilenet_v3((1, 2, 3, 4, 2, 3)),
-    "efficientnet": _efficientnet(_SEPARABLE),
-    "efficientnet_v2": _efficientnet(_PLAIN, _FUSED, _FUSED),
+    # only from B5 on has the first stage a third block
+    "efficientnet": _efficientnet("features.1.2.block.*", _SEPARABLE),
+    "efficientnet_v2": _efficientnet("*", _PLAIN, _FUSED, _FUSED),
     "convnext": _convnext(),
     "swin": _swin(),
+    "densenet": FamilyNames({r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.": r"\1\2."}),
     "vit": _vit(),
     "regnet": _regnet(),
 }

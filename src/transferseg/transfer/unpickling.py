@@ -83,6 +83,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.skipped: dict[str, None] = {}
         self.ordinary = True
+        self.copied = 0
 
     def run(self, file: IO[bytes]) -> Any:  # noqa: ANN401 - what the program makes
         for count, (step, argument, _) in enumerate(pickletools.genops(file)):
@@ -144,6 +145,10 @@ class _Machine:
         """What calling a global with these arguments stands for; nothing is called but our own."""
         if not isinstance(maker, Inert):
             raise MalformedError(f"its program calls a {type(maker).__name__}")
+        # a call may copy what it is given, and a program may give the same many times
+        self.copied += len(given) + sum(len(one) for one in given if isinstance(one, list | tuple))
+        if self.copied > MOST_STEPS:
+            raise MalformedError(f"its program copies more than {MOST_STEPS:,} items")
         build = BUILDERS.get(maker.name)
         self.stack.append(build(*given) if build else Inert(maker.name, tuple(given)))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 import torch
@@ -69,6 +69,8 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
         >>> list(found.tensors), found.peeled, found.entries
         (['w'], ('model', 'module.'), ('ema',))
     """
+    if entry is not None and not isinstance(entry, str):
+        raise CheckpointError(f"{origin}: entry= is the name of an entry, got {entry!r}.")
     peeled: list[str] = []
     beside: dict[str, Any] = {}
     wanted = entry
@@ -76,6 +78,8 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
         taken = _entry(values, wanted)
         if taken is None:
             break
+        if entry is None:
+            _refuse_loose(values, taken, origin)
         if wanted is not None and taken in _names(wanted):
             wanted = None
         beside |= {str(name): value for name, value in values.items() if name != taken}
@@ -93,7 +97,7 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
         peeled.append(f"{wanted}.")
         extra += [name for name in networks if name != wanted]
     tensors, prefixes = _without_prefixes(tensors, peeled, lightning=_LIGHTNING in beside)
-    others = (*beside, *extra)
+    others = tuple(n if n.isprintable() else ascii(n) for n in (*beside, *extra))
     entries = tuple(name for name in choices if name in (*WEIGHT_ENTRIES, *EMA_ENTRIES))
     return Found(tensors, (*peeled, *prefixes), others, entries, _plain_values(beside))
 
@@ -126,14 +130,35 @@ def _entry(values: Mapping[Any, Any], wanted: str | None) -> str | None:
     return None
 
 
-def _holds_tensors(value: object, depth: int = _DEEPEST) -> bool:
+def _refuse_loose(values: Mapping[Any, Any], taken: str, origin: str) -> None:
+    """Refuse weights beside an entry of weights; a best score or a random state is none."""
+    loose = [
+        str(name)
+        for name, value in values.items()
+        if is_tensor(value)
+        and value.dtype.is_floating_point
+        and ("." in str(name) or len(value.shape) > 1)
+    ]
+    if loose:
+        raise CheckpointError(
+            f"{origin}: tensors stand beside the entry {taken!r}: {some(loose)}. Where they are no "
+            f"part of the network, say entry={taken!r}; else save them with the others."
+        )
+
+
+def _holds_tensors(value: object) -> bool:
     """Whether a value is a dict with tensors in it, or in an entry of weights."""
-    if not isinstance(value, Mapping) or depth == 0:
-        return False
-    if any(is_tensor(item) or isinstance(item, OddTensor) for item in value.values()):
-        return True
-    inner = (value.get(name) for name in (*WEIGHT_ENTRIES, *EMA_ENTRIES))
-    return any(_holds_tensors(item, depth - 1) for item in inner)
+    seen: set[int] = set()
+    level = [value]
+    for _ in range(_DEEPEST):
+        dicts = [one for one in level if isinstance(one, Mapping) and id(one) not in seen]
+        if any(
+            is_tensor(item) or isinstance(item, OddTensor) for one in dicts for item in one.values()
+        ):
+            return True
+        seen |= {id(one) for one in dicts}
+        level = [one.get(name) for one in dicts for name in (*WEIGHT_ENTRIES, *EMA_ENTRIES)]
+    return False
 
 
 def is_tensor(value: object) -> bool:
@@ -143,6 +168,11 @@ def is_tensor(value: object) -> bool:
 
 def _weights(values: Mapping[Any, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
     """The tensors of the dict of weights, and what may stand beside them."""
+    wrong = [n for n, v in values.items() if is_tensor(v) and not _is_name(n)]
+    if wrong:
+        raise CheckpointError(
+            f"{origin}: names of tensors are printable texts, got {some(map(ascii, wrong))}."
+        )
     tensors = {str(name): value for name, value in values.items() if is_tensor(value)}
     odd = {str(n): v.kind for n, v in values.items() if isinstance(v, OddTensor)}
     odd |= {name: kind for name, value in tensors.items() if (kind := _odd_kind(value))}
@@ -166,6 +196,10 @@ def _weights(values: Mapping[Any, Any], origin: str) -> tuple[dict[str, Any], li
     return tensors, extra
 
 
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable()
+
+
 def _odd_kind(value: Tensor | Stored | TensorInfo) -> str | None:
     if value.dtype.is_complex:
         return "complex"
@@ -179,9 +213,9 @@ def _odd_kind(value: Tensor | Stored | TensorInfo) -> str | None:
 def _without_prefixes(
     tensors: dict[str, Any], entries: list[str], *, lightning: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    peeled = []
+    peeled: list[str] = []
     candidates = WRAPPER_PREFIXES + (LIGHTNING_PREFIXES if lightning else ())
-    while prefix := _common_prefix(tensors, candidates):
+    while len(peeled) < _DEEPEST and (prefix := _common_prefix(tensors, candidates)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         peeled.append(prefix)
         if prefix in LIGHTNING_PREFIXES:  # what follows is the network's own
@@ -212,17 +246,26 @@ def _plain_values(beside: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: object, budget: Iterator[int], depth: int) -> Any:  # noqa: ANN401 - JSON-like
-    if depth == 0 or next(budget, None) is None:
-        return None
+    """A value without what is not plain; each item costs one of the budget, whatever it is."""
     if isinstance(value, str | int | float | bool):
         return value
+    if depth == 0:
+        return None
     if isinstance(value, Inert):
         state = value.state if isinstance(value.state, Mapping) else {}
-        value = {**state, **value.items} or value.values
+        if not state and not value.items:
+            return _plain(value.values, budget, depth)
+        return _plain_dict(chain(state.items(), value.items.items()), budget, depth)
     if isinstance(value, Mapping):
-        items = islice(value.items(), _MOST_NODES)
-        inner = {str(key): _plain(item, budget, depth - 1) for key, item in items}
-        return {name: kept for name, kept in inner.items() if kept is not None}
+        return _plain_dict(value.items(), budget, depth)
     if isinstance(value, list | tuple):
-        return [_plain(item, budget, depth - 1) for item in value[:_MOST_NODES]]
+        return [_plain(item, budget, depth - 1) for item, _ in zip(value, budget, strict=False)]
     return None
+
+
+def _plain_dict(
+    items: Iterable[tuple[Any, Any]], budget: Iterator[int], depth: int
+) -> dict[str, Any]:
+    within = zip(items, budget, strict=False)
+    inner = {str(key): _plain(item, budget, depth - 1) for (key, item), _ in within}
+    return {name: kept for name, kept in inner.items() if kept is not None}

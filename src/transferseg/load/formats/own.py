@@ -26,9 +26,10 @@ class OwnFormat(Format):
         spec = listing.spec
         assert spec is not None  # detect() said so
         findings.encoder([spec.encoder])
-        findings.classes(len(spec.classes), spec.classes)
-        for name in ("mode", "threshold", "output_stride", "dilation"):
+        spec = spec.replace(classes=findings.classes(len(spec.classes), spec.classes))
+        for name in ("mode", "threshold", "output_stride", "dilation", "encoder_options"):
             findings.fixed(name, getattr(spec, name), shown_by="config.json")
+        findings.fixed("input_spec", spec.input, shown_by="config.json")
         for name, value in spec.decoder.items():
             findings.fixed(name, value, shown_by="config.json")
         return Description(

@@ -12,7 +12,9 @@ from torch import nn
 
 from transferseg.load import encoders
 from transferseg.load.findings import Findings
+from transferseg.load.formats import timm_config
 from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
+from transferseg.load.formats.timm_config import named
 from transferseg.load.listing import Listing
 from transferseg.load.timm_index import bare, models_of, shapes_of
 from transferseg.spec import InputSpec, ModelSpec
@@ -35,6 +37,10 @@ class TimmFormat(Format):
 
     def describe(self, listing: Listing, findings: Findings) -> Description:
         """A classifier, or an encoder where the file has no classifier layer."""
+        if shaped := timm_config.shaped(listing):
+            return describe(
+                listing, findings, [shaped], findings.encoder([shaped], metadata=shaped)
+            )
         found = encoders.candidates(listing.shapes)
         if not found:  # told by name, so that the error can name the tensors that do not fit
             told = findings.asked.get("encoder") or named(listing)
@@ -77,24 +83,40 @@ def describe(
         )
     if not count:
         return Description(ENCODER_ONLY, encoder, 0, channels)
-    names = listing.config().get("label_names")
-    options = {"arguments": dict(arguments)} if arguments else {}
-    why = f"the statistics of timm's weights of {encoder!r}"
+    built = timm_config.built(listing, findings, encoder)
+    if built.missing:
+        return Description("classifier", encoder, count, channels, missing=built.missing)
+    options = {**(arguments or {}), **built.arguments}
+    given_options = {"arguments": options} if options else {}
     if expected is None:
-        given = encoders.statistics(encoder, channels)
+        given, why = _usual(listing, findings, encoder, channels)
     else:
         given, why = expected(channels)
     spec = findings.spec(
         "classifier",
         encoder,
-        findings.classes(count, names if isinstance(names, list) else None),
+        findings.classes(count, timm_config.label_names(listing)),
         given,
         input_why=why,
-        input_metadata=stated_input(listing, channels),
-        encoder_options=findings.fixed("encoder_options", options),
-        decoder={} if linear(encoder) else {"head": "timm"},
+        input_metadata=timm_config.stated_input(listing, channels),
+        encoder_options=findings.fixed(
+            "encoder_options", {"arguments": options} if options else {}
+        ),
+        decoder={} if linear(encoder) and not options else {"head": "timm"},
     )
     return Description("classifier", encoder, count, channels, spec)
+
+
+def _usual(
+    listing: Listing, findings: Findings, encoder: str, channels: int
+) -> tuple[InputSpec, str]:
+    """What timm's weights of a model expect; and of those that compute the same, if others."""
+    why = f"the statistics of timm's weights of {encoder!r}"
+    if encoder not in (findings.asked.get("encoder"), named(listing)):
+        for name in encoders.alike(encoder, models_of(listing.shapes)):
+            other = encoders.statistics(name, channels)
+            why += f"; {name!r} computes the same on mean {other.mean}, std {other.std}"
+    return encoders.statistics(encoder, channels), why
 
 
 def naming(name: str, spec: ModelSpec) -> SourceFormat:
@@ -110,7 +132,7 @@ def naming(name: str, spec: ModelSpec) -> SourceFormat:
 
 def resembles(listing: Listing, encoder: str | None) -> bool:
     """Whether some of a listing's names are those of the timm model that it is said to be."""
-    if encoder is None or not is_model(encoder):
+    if not isinstance(encoder, str) or not is_model(encoder):
         return False
     return not listing.shapes.keys().isdisjoint(shapes_of(bare(encoder)))
 
@@ -119,19 +141,3 @@ def linear(name: str) -> bool:
     """Whether a timm model's head is one linear layer on the average of its last map."""
     model = bare(name)
     return type(model) is ResNet and isinstance(model.fc, nn.Linear)
-
-
-def named(listing: Listing) -> str | None:
-    """What the config.json of a hub folder calls the model, if timm has it."""
-    given = listing.config().get("architecture")
-    return given if isinstance(given, str) and is_model(given) else None
-
-
-def stated_input(listing: Listing, channels: int) -> InputSpec | None:
-    """The mean and std of the config.json of a hub folder, if they fit the channels."""
-    config = listing.config()
-    stated: Any = config.get("pretrained_cfg", config)
-    mean, std = (stated.get(k) for k in ("mean", "std")) if isinstance(stated, Mapping) else (0, 0)
-    if not (isinstance(mean, list) and isinstance(std, list)) or len(mean) != len(std):
-        return None
-    return InputSpec.from_statistics(mean, std, channels=channels)

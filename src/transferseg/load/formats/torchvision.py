@@ -9,6 +9,7 @@ from typing import Any
 from transferseg.load import encoders
 from transferseg.load.findings import Findings
 from transferseg.load.formats import timm as timm_format
+from transferseg.load.formats import timm_config
 from transferseg.load.formats.base import Description, Format
 from transferseg.load.formats.torchvision_families import (
     describe_family,
@@ -83,7 +84,7 @@ class TorchvisionFormat(Format):
         """`backbone.` with a segmentation head, VGG's linear layers, or names that timm shares."""
         if _segments(listing) or _is_vgg(listing) or _not_read(listing) or family_of(listing):
             return True
-        if timm_format.named(listing) is not None:
+        if timm_config.named(listing) is not None:
             return False
         return not set(SHARED).isdisjoint(models_of(listing.shapes))
 
@@ -123,12 +124,17 @@ class TorchvisionFormat(Format):
 def _segments(listing: Listing) -> bool:
     fcn = listing.has("classifier.0.weight", "classifier.1.running_mean", "classifier.4.weight")
     deeplab = listing.has("classifier.0.convs.0.0.weight", "classifier.4.weight")
-    return listing.has("backbone.conv1.weight") and (fcn or deeplab)
+    if not listing.has("backbone.conv1.weight") or not (fcn or deeplab):
+        return False
+    first = "classifier.0.weight" if fcn else "classifier.0.convs.0.0.weight"
+    read = ("backbone.conv1.weight", first, "classifier.4.weight")
+    return all(len(listing.shapes[key]) == 4 for key in read)
 
 
 def _is_vgg(listing: Listing) -> bool:
     linear = [f"classifier.{index}.weight" for index in (0, 3, 6)]
-    return listing.has("features.0.weight", *linear) and len(listing.shapes[linear[0]]) == 2
+    dims = {"features.0.weight": 4, **dict.fromkeys(linear, 2)}
+    return all(len(listing.shapes.get(key, ())) == count for key, count in dims.items())
 
 
 def _not_read(listing: Listing) -> str | None:
@@ -162,9 +168,9 @@ def _segmenter(listing: Listing, findings: Findings) -> Description:
     architecture = "fcn" if fcn else "deeplabv3"
     count, channels = listing.shapes["classifier.4.weight"][0], body["conv1.weight"][1]
     if encoder is None:
-        return Description(
-            architecture, None, count, channels, missing="its backbone is no ResNet that is known"
-        )
+        found = tuple(encoders.candidates(body, encoder=True))
+        why = "its backbone is no ResNet that is known"
+        return Description(architecture, None, count, channels, candidates=found, missing=why)
     first = listing.shapes["classifier.0.weight" if fcn else "classifier.0.convs.0.0.weight"]
     why = "torchvision's builder"
     options: dict[str, Any] = {

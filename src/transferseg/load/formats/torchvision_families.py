@@ -14,11 +14,10 @@ from transferseg.load.timm_index import models_of
 from transferseg.spec import InputSpec
 from transferseg.transfer import SOURCES, SourceFormat
 from transferseg.transfer.sources import ENCODER_PREFIX
+from transferseg.transfer.torchvision_names import EPSILON
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT_WHY = "torchvision's weights expect ImageNet's statistics"
-#: Of batch norms, where torchvision's builder has another than timm's.
-_EPSILON = {"bn_eps": 0.001}
 
 
 @dataclass(frozen=True)
@@ -50,28 +49,33 @@ FAMILIES: Mapping[str, Family] = {
     "mobilenet_v3_small": Family(
         "MobileNetV3",
         ("features.0.0.weight", "features.1.block.0.0.weight", "features.12.0.weight"),
-        _all("mobilenetv3_small_100 mobilenetv3_small_075 mobilenetv3_small_050", _EPSILON),
+        _all("mobilenetv3_small_100 mobilenetv3_small_075 mobilenetv3_small_050", EPSILON),
     ),
     "mobilenet_v3_large": Family(
         "MobileNetV3",
         ("features.0.0.weight", "features.1.block.0.0.weight", "features.16.0.weight"),
-        _all("mobilenetv3_large_100 mobilenetv3_large_075", _EPSILON),
+        _all("mobilenetv3_large_100 mobilenetv3_large_075", EPSILON),
     ),
     "efficientnet": Family(
         "EfficientNet",
         ("features.0.0.weight", "features.1.0.block.1.fc1.weight"),
         _all(" ".join(f"efficientnet_b{k}" for k in range(5)))
-        | _all(" ".join(f"efficientnet_b{k}" for k in range(5, 8)), _EPSILON),
+        | _all(" ".join(f"efficientnet_b{k}" for k in range(5, 8)), EPSILON),
     ),
     "efficientnet_v2": Family(
         "EfficientNetV2",
         ("features.0.0.weight", "features.1.0.block.0.0.weight", "features.2.0.block.1.0.weight"),
-        _all("efficientnetv2_s efficientnetv2_m efficientnetv2_l", _EPSILON),
+        _all("efficientnetv2_s efficientnetv2_m efficientnetv2_l", EPSILON),
     ),
     "convnext": Family(
         "ConvNeXt",
         ("features.0.0.weight", "features.1.0.layer_scale"),
         _all("convnext_tiny convnext_small convnext_base convnext_large"),
+    ),
+    "densenet": Family(
+        "DenseNet",
+        ("features.conv0.weight", "features.denseblock1.denselayer1.norm.1.weight"),
+        _all("densenet121 densenet161 densenet169 densenet201"),
     ),
     "vit": Family(
         "ViT",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transferseg.errors import SpecError
+from transferseg.load.findings import numbers
 from transferseg.load.formats.mmseg.parts import NotBuiltError
 from transferseg.spec import ChannelOrder, InputSpec
 
@@ -64,7 +65,7 @@ class Hints:
         """What the config says of the image."""
         given = self._part("data_preprocessor") or self._named("data_preprocessor")
         given = given or self._named("img_norm_cfg")
-        mean, std = (_numbers(given.get(key)) for key in ("mean", "std"))
+        mean, std = (numbers(given.get(key)) for key in ("mean", "std"))
         if not mean or len(mean) != channels or len(std) != channels:
             return None
         rgb = given.get("bgr_to_rgb", given.get("to_rgb", True))
@@ -192,9 +193,3 @@ def _names(about: object) -> tuple[str, ...] | None:
     if isinstance(given, Sequence) and not isinstance(given, str) and given:
         return tuple(given) if all(isinstance(name, str) for name in given) else None
     return None
-
-
-def _numbers(given: object) -> list[float]:
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        return []
-    return [float(n) for n in given if isinstance(n, (int, float)) and not isinstance(n, bool)]
