@@ -216,7 +216,8 @@ def _info(
 def _missing(described: Description) -> str:
     """Why there is no model to build."""
     if described.architecture == ENCODER_ONLY and described.encoder:
-        return "it holds an encoder and no head: create_model(..., weights=path) takes it"
+        alone = "it holds an encoder and no head: create_model(..., weights=path) takes it"
+        return described.missing or alone
     if described.candidates:
         names = ", ".join(described.candidates)
         return f"several encoders have these names and shapes: say encoder= one of {names}"

@@ -190,7 +190,7 @@ def _spec(seen: Examined) -> ModelSpec:
         raise CheckpointError(
             f"{info.path} holds the encoder {info.encoder!r} and no head, so no model to build. "
             f"Use it as create_model(..., {info.encoder!r}, weights=path), or move it into a model "
-            f"with transfer_weights(path, model).{f' {info.missing}.' if info.missing else ''}"
+            f"with transfer_weights(path, model): {info.missing}."
         )
     if info.format is None:
         raise CheckpointError(

@@ -99,9 +99,7 @@ def describe(
         given,
         input_why=why,
         input_metadata=timm_config.stated_input(listing, channels),
-        encoder_options=findings.fixed(
-            "encoder_options", {"arguments": options} if options else {}
-        ),
+        encoder_options=given_options,
         decoder={} if linear(encoder) and not options else {"head": "timm"},
     )
     return Description("classifier", encoder, count, channels, spec)
