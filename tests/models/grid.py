@@ -85,8 +85,8 @@ def try_exports(architecture, family, found):
                 trace[:] = trace or export(model, free_size=free == "size")
                 return run(trace[0], model, trace[1])
 
-            if name == "onnx" and not trace:
-                found[f"onnx_{free}"] = found[f"export_{free}"]
+            if name == "onnx" and found[f"export_{free}"] != "ok":
+                found[f"onnx_{free}"] = found[f"export_{free}"]  # it is made of that program
                 continue
             why = FIXED_SIZE.get(family, ("", None)) if free == "size" else ("", None)
             found[f"{name}_{free}"] = judged(check, most, why)

@@ -114,3 +114,19 @@ def test_a_grid_goes_on_where_it_was_cut_and_tries_again_what_failed(tmp_path, m
     monkeypatch.setattr(record, "versions", lambda: {"torch": "2"})
     with pytest.raises(SystemExit):
         grid.main(chosen)
+
+
+@pytest.mark.parametrize("free_size", [True, False])
+def test_one_trace_serves_all_where_its_size_can_be_free(monkeypatch, free_size):
+    traced = []
+    monkeypatch.setattr(grid, "example", lambda *given: None)
+    monkeypatch.setattr(grid, "compiled", lambda model: 0.0)
+    monkeypatch.setattr(grid, "export", lambda model, free_size: traced.append(free_size) or "p ")
+    monkeypatch.setattr(grid, "exported", lambda *given: float(traced[-1] and not free_size))
+    monkeypatch.setattr(grid, "through_onnx", lambda *given: 0.0)
+    found = {}
+    grid.try_exports("fcn", "vgg", found)
+    assert traced == ([True] if free_size else [True, False])
+    assert set(found) == set(record.EXPORTS)
+    size = "ok" if free_size else "failed: the logits differ by 1.0e+00"
+    assert found == dict.fromkeys(record.EXPORTS, "ok") | {"export_size": size, "onnx_size": size}
