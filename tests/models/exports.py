@@ -1,28 +1,27 @@
 """A model compiled, exported and run by another runtime: how far its logits are from its own.
 
-Each check returns that, as a share of the largest logit. What cannot be is in `LIMITS`.
+One trace serves as many checks as torch allows: with a free batch and a free size where that can
+be, and from it the ONNX model; with a free batch alone else.
 """
 
 import io
+import math
 import warnings
 
-import pytest
 import torch
 
 from tests.models.contract import picture, relative
-from tests.models.families import FAMILIES
-from transferseg.models import DECODERS
 
-#: (check, family) -> why it is not tried
-LIMITS = {
-    (check, family): "windows follow the size: tracing with a free one did not end in minutes"
-    for check in ("exported_size", "onnx_size")
-    for family in ("swin", "swinv2")
+#: the largest difference that is none, as a share of the largest logit
+EXPORTED, ONNX = 1e-5, 1e-4
+#: family -> why its size is not free, and the words of torch that say so
+FIXED_SIZE = {
+    "dinov3": ("timm divides its rotary positions by float(height), a fixed number", "Guard failed")
 }
 
 
-def compiled(model, backend="inductor"):
-    """Logits and parameters' gradients of one graph without a break."""
+def compiled(model, backend="aot_eager"):
+    """One graph without a break: the difference of logits, and of parameters' gradients."""
     torch._dynamo.reset()
     image = picture(3, (64, 64))
     whole = torch.compile(model, fullgraph=True, backend=backend)
@@ -32,6 +31,7 @@ def compiled(model, backend="inductor"):
         logits = network(image)
         logits.square().mean().backward()
         found.append([logits, *(p.grad.clone() for p in model.parameters() if p.requires_grad)])
+    model.zero_grad()
     # gradients that are nothing but noise are compared with the largest of all
     ours, theirs = found
     largest = max(float(grad.abs().max()) for grad in ours[1:])
@@ -39,52 +39,57 @@ def compiled(model, backend="inductor"):
     return max(relative(theirs[0], ours[0]), backward / largest)
 
 
-def exported_batch(model):
-    """`torch.export` at a batch of 2, run at 3 and 1."""
+def unit(encoder):
+    """Of which a free height and width are multiples, from two times on.
+
+    The windows of a Swin pad a map that they do not fill, and shrink, unshifted, to one that is not
+    larger: what is traced where they do neither holds where they do neither.
+    """
+    windows = [side for part in encoder.modules() for side in getattr(part, "window", ())]
+    return math.lcm(32, encoder.multiple, *(32 * side for side in windows))
+
+
+def export(model, *, free_size):
+    """The model's `ExportedProgram`, traced with a batch of two, and cases it must hold for."""
     batch = torch.export.Dim("batch")
-    program = torch.export.export(model, (picture(3, (64, 64)),), dynamic_shapes=({0: batch},))
-    return _apart(program.module(), model, [(3, (64, 64)), (1, (64, 64))])
+    if not free_size:
+        shapes, size = {0: batch}, (64, 64)
+        cases = [(3, size), (1, size)]
+    else:
+        side = unit(model.encoder)
+        height, width = (torch.export.Dim(n, min=2) for n in ("height", "width"))
+        shapes = {0: batch, 2: side * height, 3: side * width}
+        size = 3 * side, 4 * side
+        cases = [(3, (2 * side, 4 * side)), (1, (5 * side, 2 * side))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about itself
+        program = torch.export.export(
+            model, (picture(3, size),), dynamic_shapes=(shapes,), strict=False
+        )
+    return program, cases
 
 
-def exported_size(model):
-    """`torch.export` with height and width any multiples of 32, run at other ones."""
-    program = torch.export.export(model, (picture(3, (96, 160)),), dynamic_shapes=_any_size())
-    return _apart(program.module(), model, [(2, (64, 224)), (3, (160, 96)), (1, (256, 64))])
+def exported(program, model, cases):
+    """The difference of an exported program's logits at other batches and sizes."""
+    return _apart(program.module(), model, cases)
 
 
-def onnx_batch(model):
-    """ONNX with a free batch, run by onnxruntime at another."""
-    shapes = ({0: torch.export.Dim("batch")},)
-    return _apart(_onnx(model, (64, 64), shapes), model, [(3, (64, 64)), (1, (64, 64))])
+def through_onnx(program, model, cases):
+    """The difference of onnxruntime's logits."""
+    import onnxruntime
 
-
-def onnx_size(model):
-    """ONNX with height and width any multiples of 32, run by onnxruntime at other ones."""
-    run = _onnx(model, (96, 160), _any_size())
-    return _apart(run, model, [(2, (64, 224)), (3, (160, 96)), (1, (256, 64))])
-
-
-def _any_size():
-    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    return ({0: batch, 2: 32 * height, 3: 32 * width},)
-
-
-def _onnx(model, size, shapes):
-    """A function of the image that onnxruntime runs."""
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about itself
-        program = torch.onnx.export(
-            model, (picture(3, size),), dynamo=True, dynamic_shapes=shapes, verbose=False
-        )
+        translated = torch.onnx.export(program, dynamo=True, verbose=False)
     buffer = io.BytesIO()
-    program.save(buffer)
-    options = runtime.SessionOptions()
+    translated.save(buffer)
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(buffer.getvalue(), options)
+    session = onnxruntime.InferenceSession(buffer.getvalue(), options)
     (name,) = (given.name for given in session.get_inputs())
-    return lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0])
+    return _apart(
+        lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0]), model, cases
+    )
 
 
 def _apart(run, model, cases):
@@ -96,22 +101,3 @@ def _apart(run, model, cases):
         assert given.shape == wanted.shape
         worst = max(worst, relative(given, wanted))
     return worst
-
-
-#: check -> the largest difference that is none
-CHECKS = {
-    "compiled": (compiled, 1e-5),
-    "exported_batch": (exported_batch, 1e-5),
-    "exported_size": (exported_size, 1e-5),
-    "onnx_batch": (onnx_batch, 1e-4),
-    "onnx_size": (onnx_size, 1e-4),
-}
-
-
-def cells(check):
-    """Every architecture and family; what is not tried is skipped and says why."""
-    for architecture in sorted(DECODERS):
-        for family in FAMILIES:
-            why = LIMITS.get((check, family))
-            marks = [] if why is None else [pytest.mark.skip(reason=why)]
-            yield pytest.param(architecture, family, marks=marks)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import tests.models.tiny_timm  # noqa: F401 - registers its models
 import transferseg as ts
+from tests.models.cover import pairwise
 from transferseg.models import DECODERS
 
 
@@ -40,6 +41,17 @@ FAMILIES = {
     "densenet": Family("tiny_densenet", "densenet121"),
     "regnet": Family("tiny_regnet", "regnety_016"),
 }
+
+SIZES = [(64, 64), (97, 131), (160, 129)]
+#: architecture, family, channels of the image, its size: every model's contract is over these
+AXES = (sorted(DECODERS), sorted(FAMILIES), [1, 3, 4], SIZES)
+
+
+def contract_cases(*, one_map):
+    """Cases that hold every pair of values: of architectures that read one map, or the others."""
+    cases = pairwise(*AXES)
+    return [case for case in cases if (DECODERS[case[0]].reads == (-1,)) == one_map]
+
 
 #: options that make an architecture small
 SMALL = {

@@ -1,6 +1,7 @@
 """What every model does: every pair of architecture, family, channels and size, once at least.
 
-`nox -s grid` goes through the whole product.
+`nox -s grid` goes through the whole product. Here are the architectures that read several maps;
+those that read the deepest are in `test_contracts_one_map.py`, so that two cores share them.
 """
 
 from itertools import combinations, product
@@ -11,11 +12,8 @@ from hypothesis import strategies as st
 
 from tests.models.contract import check_contract
 from tests.models.cover import pairs, pairwise
-from tests.models.families import FAMILIES, SMALL
+from tests.models.families import AXES, FAMILIES, SIZES, SMALL, contract_cases
 from transferseg.models import DECODERS
-
-SIZES = [(64, 64), (97, 131), (160, 129)]
-AXES = (sorted(DECODERS), sorted(FAMILIES), [1, 3, 4], SIZES)
 
 
 def test_small_options_cover_every_architecture():
@@ -39,6 +37,8 @@ def test_the_cover_is_whole_and_small():
     assert len(cases) == len(DECODERS) * len(FAMILIES)
 
 
-@pytest.mark.parametrize(("architecture", "family", "channels", "size"), pairwise(*AXES))
+@pytest.mark.parametrize(
+    ("architecture", "family", "channels", "size"), contract_cases(one_map=False)
+)
 def test_the_contract_of_a_model(architecture, family, channels, size, tmp_path):
     check_contract(architecture, FAMILIES[family].tiny, channels, size, tmp_path)

@@ -88,3 +88,18 @@ def test_styles_that_cannot_be():
         with pytest.raises(SpecError, match=rf"{style}.* of ResNets.*'vgg11'.*output_stride=32"):
             Encoder("vgg11", output_stride=8, dilation=style)
         assert Encoder("vgg11", dilation=style).strides[-1] == 32
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "resnet18", "resnet26"])
+def test_stages_of_equal_width_have_no_shortcut_when_dilated_and_are_refused(name):
+    """timm gives the last stage a convolution in its shortcut for its stride alone."""
+    arguments = {"channels": [8, 16, 32, 32]}
+    found = ts.encoder_capabilities(name, arguments)
+    why = "timm builds it dilated with other parameters"
+    assert found.refusals == ((8, why), (16, why))
+    assert found.output_strides == (32,)
+    with pytest.raises(SpecError, match=f"output stride 16 .{why}"):
+        Encoder(name, output_stride=16, options={"arguments": arguments})
+    # where the width grows nothing is lost
+    wider = ts.encoder_capabilities(name, {"channels": [8, 16, 32, 64]})
+    assert wider.output_strides == (8, 16, 32)

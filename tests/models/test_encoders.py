@@ -5,7 +5,8 @@ import torchvision
 import tests.models.tiny_timm  # noqa: F401 - registers its models
 from tests.models.randomise import randomise
 from transferseg.errors import SpecError
-from transferseg.models import Encoder, encoder_capabilities, list_encoders
+from transferseg.models import Encoder, capabilities, encoder_capabilities, list_encoders
+from transferseg.models.variant import Variant
 
 DILATED = ["resnet10t", "resnet18", "test_resnet", "resnet18d", "vgg11", "vgg11_bn", "regnetx_002"]
 PAPER = ["vgg16", "resnet50", "resnext50_32x4d"]  # the backbones of Merand 2021
@@ -109,3 +110,21 @@ def test_refusals_say_what_can_be_done():
 
 def test_list_encoders_are_timms():
     assert {"resnet50", "vgg16", "resnext50_32x4d"} <= set(list_encoders())
+
+
+def test_what_timm_calls_the_head_of_a_selecsls_stays_where_its_maps_come_from():
+    with pytest.raises(SpecError, match=r"selecsls42' gives feature maps at strides .*, 64\]"):
+        encoder_capabilities("selecsls42")
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no iterator"), KeyError("norm"), ZeroDivisionError("0")]
+)
+def test_a_model_that_fails_in_its_own_way_is_refused_by_name(monkeypatch, error):
+    def fail(*given):
+        raise error
+
+    monkeypatch.setattr(capabilities, "intermediates", fail)
+    describe = capabilities._describe.__wrapped__  # what it knows already is not asked again
+    with pytest.raises(SpecError, match=f"encoder 'resnet10t' .* {type(error).__name__}"):
+        describe(Variant("resnet10t"))

@@ -12,6 +12,7 @@ import torch
 from timm.models import model_entrypoint
 from timm.models.eva import Eva
 from timm.models.hrnet import HighResolutionNet
+from timm.models.selecsls import SelecSls
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
@@ -192,7 +193,9 @@ def prune(model: Any, plain: PlainOptions | None) -> None:  # noqa: ANN401 - a t
         raise SpecError("this ViT has no final norm; leave final_norm out.")
     if plain is not None and not plain.patch_bias:
         model.patch_embed.proj.register_parameter("bias", None)
-    leftovers = ["pre_logits", "head", "conv_head"]
+    leftovers = ["pre_logits", "conv_head"]
+    if not isinstance(model, SelecSls):  # whose deepest maps come from what it calls its head
+        leftovers.append("head")
     if hasattr(model, "conv_head"):  # whose norm it is; elsewhere "bn2" is the stem's
         leftovers.append("bn2")
     for leftover in leftovers:

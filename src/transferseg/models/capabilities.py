@@ -117,13 +117,18 @@ def _describe(variant: Variant) -> EncoderCapabilities:
         base, _, tag = name.partition(".")
         raise SpecError(f"{name!r} names weights too: give encoder={base!r}, weights={tag!r}.")
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        explore = _explore_shapes if issubclass(whole(variant)[0], FOLLOWING) else _explore
         try:
+            explore = _explore_shapes if issubclass(whole(variant)[0], FOLLOWING) else _explore
             return explore(variant)
-        except (AttributeError, TypeError, ValueError) as error:  # of a model that timm has not
-            if isinstance(error, SpecError) or not variant.arguments:
-                raise
-            raise variant.refused(error, ()) from error
+        except SpecError:
+            raise
+        except Exception as error:  # timm's models fail each in its own way
+            if variant.arguments:
+                raise variant.refused(error, ()) from error
+            raise SpecError(
+                f"encoder {name!r} gives no feature maps in this timm: its model fails with "
+                f"{type(error).__name__}: {str(error).strip()}"
+            ) from error
 
 
 def _describe_plain(variant: Variant) -> EncoderCapabilities:
@@ -243,7 +248,7 @@ def _features(model: Any, image: Tensor, name: str) -> list[Tensor]:  # noqa: AN
         with torch.no_grad():
             return intermediates(model, image)
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        raise SpecError(_one_size(name, str(error).strip())) from error
+        raise SpecError(_one_size(name, str(error).strip() or type(error).__name__)) from error
 
 
 def _one_size(name: str, why: str) -> str:
@@ -261,10 +266,17 @@ def _dilation_problem(
         dilated = _probe(variant, output_stride)
     except SpecError:
         return "timm does not build it dilated"
-    dilated.load_state_dict(plain.state_dict())
+    weights = plain.state_dict()
+    if _shapes(dilated.state_dict()) != _shapes(weights):
+        return "timm builds it dilated with other parameters"  # a shortcut that it does without
+    dilated.load_state_dict(weights)
     for before, after in zip(wanted, _features(dilated, image, variant.name), strict=True):
         step = after.shape[-1] // before.shape[-1]
         change = (after[..., ::step, ::step] - before).abs().max() / before.abs().max()
         if not float(change) < 1e-4:
             return "its dilated features would differ from the undilated ones"
     return None
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}

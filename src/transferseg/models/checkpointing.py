@@ -55,7 +55,7 @@ def checkpoint_encoder(model: Any, name: str, *, enable: bool) -> None:  # noqa:
 
 def vgg_maps(model: nn.Module, image: Tensor) -> list[Tensor] | None:
     """The feature maps of a VGG whose activations are computed again, None of all else."""
-    if not vars(model).get(_MARK) or not torch.is_grad_enabled():
+    if not getattr(model, _MARK, False) or not torch.is_grad_enabled():
         return None
     maps, x, start = [], image, 0
     layers: nn.Sequential = model.get_submodule("features")  # type: ignore[assignment]

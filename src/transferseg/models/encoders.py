@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import filter as matching
-from math import ceil
 from typing import Any
 
 import timm
@@ -162,7 +161,7 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> feature maps (B, channels[i], ~H/strides[i], ~W/strides[i])."""
         height, width = image.shape[-2:]
-        if self.multiple > 1:
+        if height % self.multiple or width % self.multiple:
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         features = vgg_maps(self.model, image)
         if features is None:
@@ -173,7 +172,7 @@ class Encoder(nn.Module):
             features = self.pyramid(features)
         if self.multiple > 1 and self.style == "timm":
             features = [
-                feature[..., : ceil(height / stride), : ceil(width / stride)]
+                feature[..., : -(-height // stride), : -(-width // stride)]
                 for feature, stride in zip(features, self.strides, strict=True)
             ]
         return features

@@ -6,12 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import (
-    SwinTransformer,
-    SwinTransformerBlock,
-    window_partition,
-    window_reverse,
-)
+from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
+from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
 from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
 from torch import Tensor, nn
 
@@ -63,57 +59,92 @@ class WindowBlock(nn.Module):
         (rows, columns), (down, right) = self.window, self.shift
         down, right = down if height > rows else 0, right if width > columns else 0
         x = torch.roll(x, (-down, -right), (1, 2)) if down or right else x
-        x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
-        mask = self._mask((height, width), (down, right), x)
-        x = self._in_windows(x, mask)[:, :height, :width]
+        x = self._in_windows(x, self._mask((height, width), (down, right), x))
         return torch.roll(x, (down, right), (1, 2)) if down or right else x
 
     def _in_windows(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention inside each window of a map that whole windows fill."""
-        (rows, columns), (_, height, width, channels) = self.window, x.shape
-        windows = window_partition(x, self.window).view(-1, rows * columns, channels)
-        windows = self.attn(windows, mask=mask).view(-1, rows, columns, channels)
-        attended: Tensor = window_reverse(windows, self.window, height, width)
-        return attended
+        """Attention inside each window; a map that windows do not fill is padded with zeros."""
+        (rows, columns), (batch, height, width, channels) = self.window, x.shape
+        # counts, not padded sizes: a trace with a free size would divide what it has multiplied
+        down, across = -(-height // rows), -(-width // columns)
+        x = F.pad(x, (0, 0, 0, across * columns - width, 0, down * rows - height))
+        x = x.view(batch, down, rows, across, columns, channels).transpose(2, 3)
+        x = x.reshape(batch * down * across, rows * columns, channels)
+        x = self.attn(x, mask=mask)
+        x = x.view(batch, down, across, rows, columns, channels).transpose(2, 3)
+        x = x.reshape(batch, down * rows, across * columns, channels)
+        return x[:, :height, :width]
 
     def _mask(self, size: tuple[int, int], shift: tuple[int, int], x: Tensor) -> Tensor | None:
         """What is added to the attention: (windows, tokens, tokens), None for nothing."""
         small = any(side < window for side, window in zip(size, self.window, strict=True))
         if not small and not any(shift):
             return None
-        (rows, outside_rows), (columns, outside_columns) = (
+        (rows, beyond_rows), (columns, beyond_columns) = (
             self._side(*side, x.device) for side in zip(size, self.window, shift, strict=True)
         )
-        seams = self._apart(rows[:, None] * 3 + columns)
+        seams = self._apart(rows[:, None, :, None] * 3 + columns[:, None])
         mask = torch.zeros(seams.shape, dtype=x.dtype, device=x.device).masked_fill(seams, SEAM)
         if small:
-            outside = self._apart(outside_rows[:, None] | outside_columns)
-            mask = mask.masked_fill(outside, float("-inf"))
+            beyond = self._apart(beyond_rows[:, None, :, None] | beyond_columns[:, None])
+            mask = mask.masked_fill(beyond, float("-inf"))
         return mask
 
     @staticmethod
     def _side(size: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Along one side: the regions between seams, and what lies beyond a small map."""
-        position = torch.arange(size + -size % window, device=device)
+        """Along one side, by window: the regions between seams; what lies beyond a small map."""
+        padded = window * -(-size // window)
+        position = torch.arange(padded, device=device)
         region = torch.zeros_like(position)
         if shift:
-            region = (position >= len(position) - window).long()
-            region = region + (position >= len(position) - shift).long()
-        return region, (position >= size) & (size < window)
+            region = (position >= padded - window).long() + (position >= padded - shift).long()
+        beyond = (position >= size) & (size < window)
+        return region.view(-1, window), beyond.view(-1, window)
 
-    def _apart(self, labels: Tensor) -> Tensor:
-        """Which two tokens of a window have different labels: (windows, tokens, tokens)."""
-        windows: Tensor = window_partition(labels[None, :, :, None], self.window).flatten(1)
-        return windows[:, :, None] != windows[:, None, :]
+    @staticmethod
+    def _apart(labels: Tensor) -> Tensor:
+        """Which tokens of a window differ: (down, across, h, w) -> (windows, tokens, tokens)."""
+        labels = labels.flatten(2).flatten(0, 1)
+        return labels[:, :, None] != labels[:, None, :]
+
+
+class Merging(nn.Module):
+    """Two by two tokens of a Swin's map as one; timm's, but padded only where a side is odd.
+
+    timm always pads, by nothing where both are even: a trace with a free size then carries that
+    nothing through every later size, and does not end in minutes.
+
+    Args:
+        merging: one of timm's, of Swin or Swin V2; its modules are taken over under their names.
+    """
+
+    def __init__(self, merging: PatchMerging | PatchMergingV2) -> None:
+        super().__init__()
+        self.reduction = merging.reduction
+        self.norm = merging.norm
+        self.norm_first = not isinstance(merging, PatchMergingV2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), its width)."""
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        if self.norm_first:
+            return self.reduction(self.norm(x))  # type: ignore[no-any-return]
+        return self.norm(self.reduction(x))  # type: ignore[no-any-return]
 
 
 def let_windows_follow(model: Any) -> None:  # noqa: ANN401 - a timm model
-    """Replace the blocks of a Swin or Swin V2 of timm's in place; parameters and names stay.
+    """Replace the blocks and mergings of a Swin (V2) of timm's in place; names stay.
 
     Args:
         model: built with `dynamic_img_size=True`; other models are left alone.
     """
     if isinstance(model, (SwinTransformer, SwinTransformerV2)):
         for stage in model.layers:
+            if isinstance(stage.downsample, (PatchMerging, PatchMergingV2)):
+                stage.downsample = Merging(stage.downsample)
             for index, block in enumerate(stage.blocks):
                 stage.blocks[index] = WindowBlock(block)
