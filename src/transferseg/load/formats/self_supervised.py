@@ -33,7 +33,9 @@ class SelfSupervisedFormat(Format):
     name: str = field(default="self-supervised", init=False)
 
     def detect(self, listing: Listing) -> bool:
-        """The signs of one of the trainings, or a ViT pooled before its norm."""
+        """The signs of one of the trainings, or a ViT pooled before its norm; none of timm's."""
+        if timm_format.named(listing) is not None:
+            return False
         return naming_of(listing) is not None or bool(_pooled(listing))
 
     def describe(self, listing: Listing, findings: Findings) -> Description:
