@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from transferseg.load import encoders
 from transferseg.load.findings import Findings
-from transferseg.load.formats import renamed
+from transferseg.load.formats import renamed, timm_config
 from transferseg.load.formats import timm as timm_format
 from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
 from transferseg.load.listing import Listing, Shape
@@ -34,7 +34,7 @@ class SelfSupervisedFormat(Format):
 
     def detect(self, listing: Listing) -> bool:
         """The signs of one of the trainings, or a ViT pooled before its norm; none of timm's."""
-        if timm_format.named(listing) is not None:
+        if timm_config.named(listing) is not None:
             return False
         return naming_of(listing) is not None or bool(_pooled(listing))
 
