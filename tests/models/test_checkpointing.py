@@ -24,7 +24,9 @@ ARCHITECTURES = {
     "deeplabv3plus": {"channels": 64},
     "fcn": {"channels": 64, "output_stride": 32},
     "psp": {"channels": 64, "output_stride": 32},
+    "psp_smp": {"channels": 64},
     "upernet": {"channels": 32},
+    "upernet_smp": {"channels": 32},
 }
 IMAGE = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 

@@ -194,7 +194,7 @@ def test_unknown_names(arguments, message):
         ({"classes": 2.0}, r"got 2\.0"),
         ({"threshold": "a"}, "between 0 and 1, got 'a'"),
         ({"output_stride": "32"}, r"output strides \[32, 16\], got '32'"),
-        ({"in_channels": 1.5}, r"whole number from 1, got 1\.5"),
+        ({"in_channels": 1.5}, r"whole number from 1 to 65536, got 1\.5"),
         ({"weights": "nope"}, "timm knows no weights 'resnet10t.nope'"),
         ({"input_spec": "RGB"}, "must be an InputSpec, got 'RGB'"),
         ({"encoder_options": ["style"]}, r"dict of values by name, got \['style'\]"),

@@ -106,7 +106,7 @@ def test_blocks_after_the_last_layer_are_not_built():
         ({"layers": [3, 2, 1, 0]}, "rising"),
         ({"layers": [2, 3, 4, 6]}, "blocks 0 to 5"),
         ({"layers": "last"}, "got 'last'"),
-        ({"channels": 0}, "from 1 to 65536, got 0"),
+        ({"channels": 0}, "whole number from 1, got 0"),
         ({"pyramid": "none", "channels": 8}, "64 channels; leave channels out"),
     ],
 )

@@ -113,7 +113,7 @@ def tiny_vgg_bn(pretrained=False, **kwargs):
 
 @register_model
 def tiny_densenet(pretrained=False, **kwargs):
-    given = {"growth_rate": 8, "block_config": (1, 2, 2, 1), "pretrained": pretrained}
+    given = {"growth_rate": 8, "block_config": (2, 2, 2, 2), "pretrained": pretrained}
     return _create_densenet("tiny_densenet", **given | kwargs)
 
 

@@ -125,7 +125,8 @@ SOURCES: dict[str, SourceFormat] = {
     "timm": SourceFormat(
         "timm",
         {"": ENCODER_PREFIX},
-        unused=("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"),
+        # the last norm goes with the head where no map goes through it
+        unused=(*("fc.*", "classifier.*", "head.*", "head_dist.*", "pre_logits.*"), "norm.*"),
         leave=("*.num_batches_tracked", *BESIDE),
     ),
     # The encoders of MMSegmentation's and MMPretrain's files; their heads are read by

@@ -47,5 +47,5 @@ def test_bilinear_upsampling_over_any_encoder(encoder, options):
 
 @pytest.mark.parametrize("options", [{"num_convs": -1}, {"dropout": 1.0}])
 def test_wrong_options(options):
-    with pytest.raises(SpecError, match="num_convs from 0 and a dropout"):
+    with pytest.raises(SpecError, match="num_convs, a whole number from 0, and a dropout"):
         ts.create_model("unet", "plain", classes=2, **options)
