@@ -90,7 +90,7 @@ def predict_folder(
         model: a segmentation model with its `.spec`.
         source: a folder, which is walked with all folders below it (other files than images, and
             what lies in `target` and `overlays`, are passed over); a glob pattern such as
-            "videos/**/*.png", whose names begin behind the last folder without wildcard; or files,
+            `videos/**/*.png`, whose names begin behind the last folder without wildcard; or files,
             whose names begin behind the last folder that all of them are in.
         target: where masks are written.
         overlays: where pictures of each image with its mask are written as well, under the same
