@@ -46,7 +46,7 @@ def drawn(shape, kept):
     return mask
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(MASKS, st.integers(1, 3), st.sampled_from([(None, EIGHT), (2, EIGHT), (1, FOUR)]))
 def test_the_largest_components_of_each_class_stay(mask, k, connected):
     connectivity, steps = connected
@@ -59,7 +59,7 @@ def test_the_largest_components_of_each_class_stay(mask, k, connected):
     assert found.dtype == mask.dtype
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(MASKS, st.integers(1, 5), st.integers(1, 5))
 def test_small_components_go(mask, first, second):
     kept = {
@@ -70,7 +70,7 @@ def test_small_components_go(mask, first, second):
     np.testing.assert_array_equal(found, drawn(mask.shape, kept))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(MASKS, st.sampled_from([None, 1, 2]))
 def test_holes_are_filled_with_what_surrounds_them(mask, most):
     expected = mask.copy()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from transferseg.errors import DataError, TrainingError
+from transferseg.errors import DataError, SpecError, TrainingError
 from transferseg.spec import InputSpec, ModelSpec
 from transferseg.training import predict, predict_probabilities
 
@@ -355,3 +355,61 @@ def test_on_a_gpu_windows_may_be_put_together_on_the_cpu():
         found = predict_probabilities(model, image, **options, device="cuda", stitch=stitch)
         np.testing.assert_allclose(found, expected, atol=1e-3)
     assert next(model.parameters()).is_cuda
+
+
+class Picky(Model):
+    def forward(self, image):
+        if image.shape[-1] < 40:
+            raise SpecError("too narrow")
+        return super().forward(image)
+
+
+def test_an_image_that_the_model_refuses_leaves_the_others(tmp_path):
+    from transferseg.training import predict_folder
+
+    images = [raw("uint8", 1, size) for size in (A, B, A, B, (33, 20), A)]
+    found = predict(Picky(), iter(images), batch_size=3)
+    assert next(found).shape == A
+    with pytest.raises(SpecError, match="too narrow"):
+        next(found)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    with pytest.warns(UserWarning, match="3 of 6"):
+        report = predict_folder(Picky(), tmp_path, tmp_path / "masks", batch_size=3, progress=False)
+    assert report.failed == dict.fromkeys(("1", "3", "4"), "too narrow")
+    assert report.written == ("0", "2", "5")
+
+
+class Classifier(Model):
+    def forward(self, image):
+        return super().forward(image).mean((2, 3))
+
+
+class Several(Model):
+    def forward(self, image):
+        return {"out": super().forward(image)}
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (Classifier, r"Classifier gives \(1, 1\) float32; expected .* \(B, 1, H, W\)"),
+        (Several, "Several gives dict; expected"),
+    ],
+)
+def test_a_model_that_does_not_segment(model, match, tmp_path):
+    from transferseg.training import predict_folder
+
+    with pytest.raises(TrainingError, match=match):
+        predict(model(), raw("uint8", 1))
+    Image.fromarray(raw("uint8", 1)).save(tmp_path / "1.png")
+    with pytest.raises(TrainingError, match=match):  # no image's fault: it ends the run
+        predict_folder(model(), tmp_path, tmp_path / "masks", progress=False)
+
+
+def test_a_pil_image_whose_file_is_cut(tmp_path):
+    Image.fromarray(raw("uint8", 3)).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(content[:300])
+    with Image.open(tmp_path / "x.png") as image, pytest.raises(DataError, match="PIL image that"):
+        predict(Model(), image)

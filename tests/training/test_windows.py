@@ -53,7 +53,7 @@ CASES = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("blend", ["constant", "gaussian"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(**CASES)
 def test_monai_puts_windows_together_alike(blend, height, width, window, overlap, batch):
     model, picture = network(), image(height, width)
@@ -65,7 +65,7 @@ def test_monai_puts_windows_together_alike(blend, height, width, window, overlap
 
 
 @torch.no_grad()
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(**{**CASES, "window": st.tuples(st.integers(4, 60), st.integers(4, 60))})
 def test_mmsegmentation_does_so_too_with_windows_larger_than_the_image(
     height, width, window, overlap, batch

@@ -80,13 +80,16 @@ class Inference:
             raise DataError(unknown_name("blend", str(self.blend), get_args(Blend)))
         if not _whole(self.batch_size):
             raise DataError(f"batch_size must be a whole number from 1, got {self.batch_size!r}.")
+        given = (self.flips, self.scales)
+        if not all(isinstance(value, str | tuple | list) for value in given):
+            raise DataError(f"flips and scales are tuples or lists, got {given!r}.")
         for flip in self.reflections:
             if flip not in FLIP_DIMS:
                 raise DataError(unknown_name("flip", str(flip), FLIP_DIMS))
         if len(set(self.reflections)) != len(self.reflections):
             raise DataError(f"each flip once, got flips={self.flips!r}.")
         scales = tuple(self.scales)
-        if not scales or not all(isfinite(scale) and scale > 0 for scale in scales):
+        if not scales or not all(_above_zero(scale) for scale in scales):
             raise DataError(f"scales are numbers above 0, one or more, got {self.scales!r}.")
         check_precision(self.precision)
 
@@ -139,6 +142,10 @@ def both_sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _whole(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number > 0
+
+
+def _above_zero(number: object) -> bool:
+    return isinstance(number, int | float) and isfinite(number) and number > 0
 
 
 def check_pair(name: str, size: object) -> None:

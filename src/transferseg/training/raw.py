@@ -31,7 +31,10 @@ def raw_image(image: ImageLike) -> Array:
     if isinstance(image, str | PathLike):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return _from_pil(image)
+        try:
+            return _from_pil(image)
+        except (OSError, SyntaxError, ValueError) as error:  # read from its file only now
+            raise DataError(f"a PIL image that cannot be read: {error}.") from error
     if not isinstance(image, np.ndarray):
         raise DataError(
             f"expected a path, an array or a PIL image, or a list or an iterator of these, got "

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transferseg.errors import DataError, TransfersegError
+from transferseg.errors import DataError, SpecError, TrainingError, TransfersegError, describe
 from transferseg.training.evaluate import device_of
 from transferseg.training.inference import FLIP_DIMS, Inference, autocast, both_sides
 from transferseg.training.modes import evaluation_mode
@@ -36,6 +36,9 @@ class Seen(NamedTuple):
     values: Tensor
     probabilities: bool
 
+
+#: What is wrong with an image alone, such as one too small for the model; others go on.
+WRONG_IMAGE: Final = (DataError, SpecError)
 
 #: What became of one image.
 Outcome: TypeAlias = Seen | TransfersegError
@@ -117,7 +120,7 @@ class Viewer:
             return [(logits[0] for logits in self._views(raws))]
         try:
             views = list(self._views(raws))
-        except TransfersegError as error:  # images of one size: what is wrong is so for all
+        except WRONG_IMAGE as error:  # of one size, so that it is wrong for all
             return [error] * len(raws)
         return [[logits[place] for logits in views] for place in range(len(raws))]
 
@@ -161,7 +164,14 @@ class Viewer:
         if self.how.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         with autocast(device, self.how.precision):
-            logits: Tensor = self.model(pixels)
+            logits = self.model(pixels)
+        classes = len(self.spec.classes)
+        if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != classes:
+            what = describe(logits) if isinstance(logits, Tensor) else type(logits).__name__
+            raise TrainingError(
+                f"{type(self.model).__name__} gives {what}; expected the logits of a segmentation "
+                f"model, (B, {classes}, H, W)."
+            )
         return logits.float()
 
     def _outcome(self, views: Iterable[Tensor] | TransfersegError, own: tuple[int, int]) -> Outcome:
@@ -169,7 +179,7 @@ class Viewer:
             return views
         try:
             return self._mean(views, own)
-        except TransfersegError as error:
+        except WRONG_IMAGE as error:
             return error
 
     @torch.inference_mode()
