@@ -30,6 +30,7 @@ _PUBLIC: dict[str, str] = {
     "train": "training",
     "evaluate": "training",
     "predict": "training",
+    "predict_folder": "training",
     "Stage": "stages",
     "StageData": "stages",
     "ModelRecipe": "stages",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from transferseg.training import evaluate as evaluate
     from transferseg.training import fit as fit
     from transferseg.training import predict as predict
+    from transferseg.training import predict_folder as predict_folder
     from transferseg.training import train as train
     from transferseg.transfer import TransferReport as TransferReport
     from transferseg.transfer import transfer_weights as transfer_weights

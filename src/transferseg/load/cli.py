@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from transferseg.errors import SpecError, TransfersegError
 from transferseg.load.inspection import inspect_checkpoint
 from transferseg.load.loading import load_checkpoint
 from transferseg.spec import InputSpec
 
+#: Adds a command to the program: what other floors have to offer.
+AddCommand: TypeAlias = Callable[[Any], None]
 
-def main(arguments: Sequence[str] | None = None) -> int:
+
+def main(arguments: Sequence[str] | None = None, *, more: Sequence[AddCommand] = ()) -> int:
     """Run the command line.
 
     Args:
         arguments: without the program's name; by default those of the process.
+        more: commands beside those of this room.
 
     Returns:
         The exit status: 0, or 1 after an error, which is printed to stderr.
@@ -30,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["inspect", "nowhere.pth"])
         1
     """
-    parser = _parser()
+    parser = _parser(more)
     given = parser.parse_args(arguments)
-    if any(name in ("path", "encoder", "classes") for name, _ in given.option):
+    if any(name in ("path", "encoder", "classes") for name, _ in getattr(given, "option", ())):
         parser.error("--option names another keyword than path, encoder and classes")
     try:
         return int(given.run(given))
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(more: Sequence[AddCommand]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m transferseg", description="Any checkpoint in, a model of transferseg out."
     )
@@ -67,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar=("NAME", "VALUE"),
             help="another keyword of load_checkpoint, its value as JSON: align_corners true",
         )
+    for add in more:
+        add(commands)
     return parser
 
 
@@ -84,7 +90,7 @@ def _convert(given: argparse.Namespace) -> int:
 
 
 def _keywords(given: argparse.Namespace) -> dict[str, Any]:
-    options = {name: _value(text) for name, text in given.option}
+    options = {name: json_value(text) for name, text in given.option}
     stated = options.get("input_spec")
     if isinstance(stated, dict):
         options["input_spec"] = _input_spec(stated)
@@ -99,7 +105,7 @@ def _input_spec(values: Mapping[str, Any]) -> InputSpec:
         raise SpecError(f"an input_spec has the fields of InputSpec: {error}.") from error
 
 
-def _value(text: str) -> object:
+def json_value(text: str) -> object:
     """JSON, or the text itself where it is none."""
     try:
         return json.loads(text)

@@ -22,12 +22,18 @@ from transferseg.types import Array, TargetMode
 GroupOf = Callable[[str], str]
 
 
-def _by_id(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Image files by id: the path below the folder without its suffix, sorted."""
+def files_by_id(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """Files by id: the path below the folder without its suffix, sorted.
+
+    Raises:
+        DataError: two files of one id; it names both.
+
+    Example:
+        >>> list(files_by_id(Path("a"), [Path("a/c/2.png"), Path("a/1.jpg")]))
+        ['1', 'c/2']
+    """
     found: dict[str, Path] = {}
     for path in sorted(files):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-            continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise DataError(
@@ -37,10 +43,17 @@ def _by_id(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _listed(folder: Path, pattern: str, *, recursive: bool) -> dict[str, Path]:
+def list_images(folder: Path, pattern: str, *, recursive: bool) -> dict[str, Path]:
+    """Image files of a folder by id; files that are no images are passed over.
+
+    Raises:
+        DataError: no such folder, no image in it, two images of one id.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: the folder does not exist.")
-    found = _by_id(folder, folder.rglob(pattern) if recursive else folder.glob(pattern))
+    matching = folder.rglob(pattern) if recursive else folder.glob(pattern)
+    images = (path for path in matching if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = files_by_id(folder, (path for path in images if path.is_file()))
     if not found:
         raise DataError(
             f"{folder}: no image matches {pattern!r}; expected files ending in "
@@ -105,7 +118,7 @@ class ImageFolder:
         group: GroupOf | None = None,
     ) -> None:
         self.root = Path(root)
-        files = _listed(self.root, pattern, recursive=recursive)
+        files = list_images(self.root, pattern, recursive=recursive)
         self.ids = tuple(files)
         self.groups = _groups(self.ids, group)
         self._paths = tuple(files.values())
@@ -177,7 +190,7 @@ class ImageMaskFolder:
         self.threshold = threshold
         self.values = None if values is None else dict(values)
         _check_meaning(self.classes, self.mode, threshold, self.values)
-        found = [_listed(folder, "*", recursive=False) for folder in folders]
+        found = [list_images(folder, "*", recursive=False) for folder in folders]
         self._pairs = _paired(*found)
         self.ids = tuple(found[0])
         self.groups = _groups(self.ids, group)
