@@ -113,6 +113,7 @@ def save_dicom(tmp_path):
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.SOPClassUID = ComputedRadiographyImageStorage
         dataset.set_pixel_data(np.asarray(pixels), kind, bits)
+        dataset.SOPInstanceUID = "1.2.3"  # else made at random: any digits may be in it
         for keyword, value in elements.items():
             setattr(dataset, keyword, value)
         path = tmp_path / name
