@@ -138,7 +138,8 @@ class SegmentationCounts(ImageRows):
         """The rows of one batch, without adding them: int64 (B, classes, 4).
 
         Args:
-            logits: raw scores, (B, K, H, W), any float dtype.
+            logits: raw scores, (B, K, H, W), any float dtype. NaN is no foreground, and of
+                exclusive classes the largest, as in torch.
             target: multiclass: class indices (B, H, W), integers in 0..K-1 or `ignore_index`
                 (another label is found by `scores`); binary and multilabel: (B, K, H, W), any real
                 dtype, foreground above 0.5.
@@ -206,12 +207,14 @@ class SegmentationCounts(ImageRows):
         """One score of each image and class, in the order in which the images were counted.
 
         Args:
-            score: a name of `CLASS_SCORES`, such as "dice".
+            score: a name of `CLASS_SCORES`, such as "dice"; or "accuracy", "overall_kappa" or
+                "frequency_weighted_iou", whose one column is named as the score is. (Mean accuracy
+                is the `macro` of "recall".)
             classes: names to score, all of them by default.
             empty: as in `scores`.
 
         Raises:
-            SpecError: an unknown score, class or policy.
+            SpecError: an unknown score, class or policy; classes for a score of all of them.
             DataError: nothing counted, or labels outside the classes.
         """
         return image_scores(
