@@ -144,6 +144,11 @@ def test_wrong_use():
         bootstrap_interval(DICE, method="percentil")
     with pytest.raises(SpecError, match="confidence must lie between 0 and 1"):
         bootstrap_interval(DICE, confidence=95)
+    for resamples in (1, 10.5):
+        with pytest.raises(SpecError, match="resamples be 2 or more"):
+            bootstrap_interval(DICE, resamples=resamples)
+    with pytest.raises(DataError, match=r"one entry an image, got 0\.5"):
+        bootstrap_interval(0.5, statistic=np.mean)
     with pytest.raises(DataError, match="two or more images"):
         bootstrap_interval([0.5, NAN])
     with pytest.raises(DataError, match="two or more groups"):

@@ -83,6 +83,8 @@ def test_wilcoxon_of_ties_and_zeros_is_that_of_every_sign(alternative):
     above, below = (every >= own).mean(), (every <= own).mean()
     expected = {"greater": above, "less": below, "two-sided": min(2 * min(above, below), 1)}
     assert found.p_value == pytest.approx(expected[alternative])
+    theirs = stats.wilcoxon(steps.astype(float), alternative=alternative)
+    assert found.p_value == pytest.approx(theirs.pvalue)
 
 
 @pytest.mark.parametrize("test", ["wilcoxon", "permutation"])
@@ -148,7 +150,7 @@ def test_wrong_use():
         paired_test([1.0, np.inf, np.inf], [1.0, np.inf, 2.0])
     with pytest.raises(DataError, match="1 images have no group"):
         paired_test(DICE[:2], OTHER[:2], groups=["a", None])
-    with pytest.raises(SpecError, match="resamples must be 1 or more, got 0"):
+    with pytest.raises(SpecError, match="resamples must be a whole number from 1, got 0"):
         paired_test(DICE, OTHER, resamples=0)
     with pytest.raises(SpecError, match="unknown test"):
         paired_test(DICE, OTHER, test="t")

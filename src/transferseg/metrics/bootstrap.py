@@ -81,7 +81,7 @@ def bootstrap_interval(
         DataError: fewer than two images or patients; groups of another length, or missing ones;
             more than one score an image, or an infinite one; a statistic that is undefined in a
             sample drawn, or whose "bca" limits are.
-        SpecError: an unknown method, a confidence outside 0..1, fewer than one resample.
+        SpecError: an unknown method, a confidence outside 0..1, fewer than two resamples.
 
     Source: Efron and Tibshirani 1993; scipy.stats.bootstrap.
 
@@ -93,12 +93,14 @@ def bootstrap_interval(
     """
     if method not in get_args(Bootstrap):
         raise SpecError(unknown_name("method", str(method), get_args(Bootstrap)))
-    if not 0 < confidence < 1 or resamples < 1:
+    if not 0 < confidence < 1 or resamples < 2 or resamples != int(resamples):
         raise SpecError(
-            "confidence must lie between 0 and 1 and resamples be 1 or more, got "
+            "confidence must lie between 0 and 1 and resamples be 2 or more, got "
             f"{confidence!r} and {resamples!r}."
         )
     array = np.asarray(sample) if statistic is not None else check_scores(sample)
+    if not array.ndim:
+        raise DataError(f"a sample has one entry an image, got {sample!r}.")
     check_groups(groups, len(array))
     if statistic is None:  # a draw of undefined scores alone would have no mean
         kept = ~np.isnan(array)

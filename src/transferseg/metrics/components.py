@@ -8,9 +8,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from transferseg.errors import SpecError, unknown_name
 
@@ -172,27 +171,15 @@ def _paired(
     """Which of the allowed pairs are taken: as many as possible, then as alike as possible."""
     if not len(rows):
         return np.arange(0)
-    groups = _groups(rows, columns)
-    alone = np.bincount(groups)[groups] == 1
-    taken = [np.flatnonzero(alone)]
-    rest = np.flatnonzero(~alone)
-    rest = rest[np.argsort(groups[rest], kind="stable")]
-    for group in np.split(rest, np.flatnonzero(np.diff(groups[rest])) + 1):
-        _, row = np.unique(rows[group], return_inverse=True)
-        _, column = np.unique(columns[group], return_inverse=True)
-        worth = np.zeros((row.max(initial=0) + 1, column.max(initial=0) + 1))
-        # a pair is worth more than all the likeness of the others: as many as possible first
-        worth[row, column] = iou[group] + min(worth.shape)
-        chosen = np.zeros(worth.shape, bool)
-        chosen[linear_sum_assignment(worth, maximize=True)] = True
-        taken.append(group[chosen[row, column]])
-    return np.concatenate(taken)
-
-
-def _groups(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of pairs, equal where they compete for a lesion, over whichever others."""
-    first = rows.max() + 1
-    size = first + columns.max() + 1
-    links = coo_array((np.ones(len(rows)), (rows, first + columns)), shape=(size, size))
-    groups: NDArray[np.int64] = connected_components(links, directed=False)[1][rows]
-    return groups
+    _, row = np.unique(rows, return_inverse=True)
+    _, column = np.unique(columns, return_inverse=True)
+    lesions, others = row.max() + 1, column.max() + 1
+    # every lesion may stay alone, in a column of its own, for more than all likeness can save
+    places = np.arange(lesions)
+    costs = np.concatenate([2 - iou, np.full(lesions, lesions + 3.0)])
+    at = (np.concatenate([row, places]), np.concatenate([column, others + places]))
+    table = coo_array((costs, at), shape=(lesions, others + lesions)).tocsr()
+    first, second = min_weight_full_bipartite_matching(table)
+    partner = np.empty(lesions, np.int64)
+    partner[first] = second
+    return np.flatnonzero(partner[row] == column)

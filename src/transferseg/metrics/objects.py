@@ -111,7 +111,7 @@ class ObjectRows(ImageRows):
         number, counted = len(self.classes), self._counted(real)
         for what, labels in (("ground truth", real), ("prediction", said)):
             wrong = counted & ((labels < 0) | (labels >= number))
-            refuse_labels(f"batch's {what}", wrong.any(tuple(range(1, wrong.ndim))), number)
+            refuse_labels(f"batch's {what}", np.array([some.any() for some in wrong], bool), number)
 
     def _masks_row(self, said: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
         counted = self._counted(real)
