@@ -104,6 +104,25 @@ def test_images_of_several_sizes_and_none_at_all(name):
     assert str(metric.scores().__dict__) == str(apart.scores().__dict__)
 
 
+@pytest.mark.parametrize("name", [n for n in ON_DEVICE if KINDS[n][1][0] in ("mask", "index")])
+def test_a_volume_is_one_image_of_all_its_voxels(name):
+    logits, target = batch(name)
+    volumes = [tensor.unflatten(-2, (2, 3)) for tensor in (logits, target)]
+    assert torch.equal(counted(name, *volumes).rows, counted(name).rows)
+    if name in ("binary", "multiclass", "multilabel"):
+        masks = logits.argmax(1) if name == "multiclass" else (logits > 0).to(torch.uint8)
+        metric = KINDS[name][0]()
+        pair = masks.unflatten(-2, (2, 3)), volumes[1]
+        if name == "multiclass":  # (B, D, H, W) would be taken for one-hot masks of slices
+            with pytest.raises(SpecError, match=r"masks must be \(B, H, W\)"):
+                metric.update_masks(*pair)
+            pair = [volume.flatten(1, 2) for volume in pair]
+        metric.update_masks(*pair)
+        assert torch.equal(metric.rows, counted(name).rows)
+    with pytest.raises(SpecError, match=r"\[D,\] H, W\) in mode"):
+        counted(name, *(tensor.unsqueeze(-1) for tensor in volumes))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_scores_are_strict_json(name):
     scores = counted(name).scores()

@@ -167,10 +167,11 @@ class CalibrationCounts(ImageRows):
         """The rows of one batch, without adding them: int64 (B, classes or 1, bins + 2, 4).
 
         Args:
-            logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32.
-            target: multiclass: class indices (B, H, W), integers in 0..K-1 or `ignore_index`
-                (another label is found by `scores`); binary and multilabel: (B, K, H, W), any real
-                dtype, foreground above 0.5.
+            logits: raw scores, (B, K, H, W) or (B, K, D, H, W), any float dtype; computed in at
+                least float32.
+            target: multiclass: class indices (B, [D,] H, W), integers in 0..K-1 or `ignore_index`
+                (another label is found by `scores`); binary and multilabel: the shape of the
+                logits, any real dtype, foreground above 0.5.
 
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
