@@ -37,6 +37,8 @@ def batch(name: str, *, images: int = 7, seed: int = 0) -> tuple[torch.Tensor, t
     wanted = (images, 6, 5) if what == "index" else shape
     target = torch.randint(0, classes if what == "index" else 2, wanted, generator=generator)
     lost = torch.rand(wanted, generator=generator) < 0.1
+    if name == "classes":
+        target = torch.eye(classes)[target.argmax(1)]
     if what == "label":
         return logits, target.float().masked_fill(lost, torch.nan)
     target[0] = 0

@@ -107,3 +107,91 @@ def test_nothing_to_count():
         CalibrationCounts(1, mode="binary").scores()
     with pytest.raises(SpecError, match="1 or more"):
         CalibrationCounts(1, mode="binary", bins=0)
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_a_diverged_model_has_no_calibration(mode):
+    """A NaN is no probability of 0: all-background images would make it perfect."""
+    logits, target = batch(mode)
+    whole = counted(mode, logits, target).scores()
+    logits[0, 0, 3, 3] = math.nan
+    target[0, ..., 3, 3] = 0
+    scores = counted(mode, logits, target).scores()
+    first, *others = scores.ece
+    assert scores.nan_pixels == {first: 1, **dict.fromkeys(others, 0)}
+    for found in (scores.ece, scores.mce, scores.brier):
+        assert math.isnan(found[first])
+    for name in others:
+        assert scores.brier[name] == pytest.approx(whole.brier[name], abs=0.01)
+    assert math.isnan(scores.mean_ece)
+    assert math.isnan(scores.mean_brier)
+    assert scores.to_dict()["nan_pixels"] == dict(scores.nan_pixels)
+    assert "-" in str(scores)
+    target[0, ..., 3, 3] = 255  # where nothing counts, the logit does not matter
+    assert not math.isnan(counted(mode, logits, target).scores().mean_brier)
+    lost = counted(mode, torch.full_like(logits, math.nan), target).scores()
+    assert math.isnan(lost.mean_brier)
+
+
+def test_labels_outside_the_classes_are_found():
+    logits, target = batch("multiclass")
+    for label in (K, -1):
+        target[1, 0, 0] = label
+        with pytest.raises(
+            DataError, match=r"ground truth of 1 image\(s\), .* number 1, .* 0\.\.2"
+        ):
+            counted("multiclass", logits, target).scores()
+    assert counted("multiclass", logits, target, ignore_index=-1).rows[1, 0, -1, 0] > 0
+
+
+def test_sums_beyond_64_bits():
+    """In units of 2^-24 a sum over 2^39 certain pixels is 2^63: no pixel of them may be lost."""
+    counts = counted("binary", torch.full((1, 1, 1, 4), 40.0), torch.ones(1, 1, 1, 4))
+    few = counts.scores()
+    many = CalibrationCounts.from_rows(counts.rows.repeat(8, 1, 1, 1) * 2**35, like=counts)
+    assert many.scores().ece == few.ece
+    assert many.scores().brier == few.brier
+    assert many.scores().probability["polyp"][-1] == 1
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_a_large_image_is_counted_in_pieces(mode, monkeypatch):
+    logits, target = batch(mode)
+    whole = counted(mode, logits, target).rows
+    monkeypatch.setattr("transferseg.metrics.calibration._VALUES", 100)
+    pieces = counted(mode, logits, target).rows
+    assert torch.equal(pieces[..., 0], whole[..., 0])
+    assert (pieces - whole).abs().max() <= 256  # units of 2^-24: softmax's last digit
+    half = counted(mode, logits.half().to(memory_format=torch.channels_last), target)
+    assert torch.equal(half.rows[..., 0].sum(-1), whole[..., 0].sum(-1))
+
+
+@pytest.mark.parametrize("value", [-200.0, -1.0, 0.5, 200.0])
+@pytest.mark.parametrize("truth", [0, 1])
+def test_pixels_that_are_all_alike_equal_both_oracles(value, truth):
+    """Certain and right, certain and wrong, neither; one class only, and one pixel."""
+    for shape in ((1, 1, 1, 1), (2, 1, 3, 3)):
+        logits, target = torch.full(shape, value), torch.full(shape, truth)
+        scores = counted("binary", logits, target, bins=10).scores()
+        p, t = logits.double().sigmoid().flatten(), target.flatten()
+        for norm, found in (("l1", scores.ece), ("max", scores.mce)):
+            theirs = tm.binary_calibration_error(p, t, n_bins=10, norm=norm).item()
+            assert found["polyp"] == pytest.approx(theirs, abs=1e-6)
+        brier = sk.brier_score_loss(t, p, labels=[0, 1])
+        assert scores.brier["polyp"] == pytest.approx(brier, abs=1e-6)
+
+
+def test_certain_pixels_share_the_last_bin_and_limits_belong_to_the_bin_above():
+    """Disagreements: for torchmetrics 1 has its own bin, for scikit-learn a limit is below."""
+    logits = torch.tensor([[[[40.0, 0.5]]]])
+    target = torch.tensor([[[[0, 1]]]])
+    scores = counted("binary", logits, target, bins=2).scores()
+    p, t = logits.double().sigmoid().flatten(), target.flatten()
+    middle = (p[1].item() + 1) / 2
+    assert scores.ece["polyp"] == pytest.approx(middle - 0.5, abs=1e-6)
+    theirs = tm.binary_calibration_error(p, t, n_bins=2, norm="l1").item()
+    assert theirs == pytest.approx((1 + 1 - p[1].item()) / 2)
+    at_limit = counted("binary", torch.zeros(1, 1, 1, 2), target, bins=2).scores()
+    assert at_limit.pixels == {"polyp": (0, 2)}
+    _, said = calibration_curve([0, 1], [0.5, 0.6], n_bins=2)
+    assert list(said) == pytest.approx([0.5, 0.6])  # two bins

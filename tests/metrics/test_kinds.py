@@ -53,6 +53,29 @@ def test_uneven_parts_add_up_exactly(name, cut):
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_sum_adds_the_parts_and_changes_none(name):
+    logits, target = batch(name)
+    parts = [counted(name, logits[at], target[at]) for at in ([0, 1], [2], [3, 4, 5, 6])]
+    whole = sum(parts)
+    assert str(whole.scores().__dict__) == str(counted(name).scores().__dict__)
+    alone = sum(parts[:1])
+    alone.update(logits, target)
+    assert [len(part.rows) for part in parts] == [2, 1, 4]
+    with pytest.raises(SpecError, match="only metrics of one kind can be added, got 1"):
+        1 + parts[0]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_loaded_from_elsewhere_join_those_counted_since(name):
+    """A state read into memory, counting that goes on on a device."""
+    metric = KINDS[name][0]()
+    metric.load_state_dict(counted(name).state_dict())
+    metric.append(counted(name).rows.to("meta"))
+    assert metric.rows.device.type == "meta"
+    assert metric.rows.shape == (14, *metric.row_shape)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_state_and_pickle_hold_everything(name):
     whole = counted(name)
     again = KINDS[name][0]()
@@ -67,6 +90,37 @@ def test_state_and_pickle_hold_everything(name):
         whole.scores()
     with pytest.raises(SpecError, match="only metrics of one kind"):
         whole + counted("labels" if name != "labels" else "classes")
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name][1][0] in ("mask", "index")])
+def test_images_of_several_sizes_and_none_at_all(name):
+    """Batches of other sizes, one of no image; as evaluation gives them."""
+    logits, target = batch(name)
+    metric = counted(name, logits[..., :4, :], target[..., :4, :])
+    metric.update(logits[:0], target[:0])
+    metric.update(logits, target)
+    assert len(metric.rows) == 14
+    apart = counted(name, logits[..., :4, :], target[..., :4, :]) + counted(name)
+    assert str(metric.scores().__dict__) == str(apart.scores().__dict__)
+
+
+@pytest.mark.parametrize("name", [n for n in ON_DEVICE if KINDS[n][1][0] in ("mask", "index")])
+def test_a_volume_is_one_image_of_all_its_voxels(name):
+    logits, target = batch(name)
+    volumes = [tensor.unflatten(-2, (2, 3)) for tensor in (logits, target)]
+    assert torch.equal(counted(name, *volumes).rows, counted(name).rows)
+    if name in ("binary", "multiclass", "multilabel"):
+        masks = logits.argmax(1) if name == "multiclass" else (logits > 0).to(torch.uint8)
+        metric = KINDS[name][0]()
+        pair = masks.unflatten(-2, (2, 3)), volumes[1]
+        if name == "multiclass":  # (B, D, H, W) would be taken for one-hot masks of slices
+            with pytest.raises(SpecError, match=r"masks must be \(B, H, W\)"):
+                metric.update_masks(*pair)
+            pair = [volume.flatten(1, 2) for volume in pair]
+        metric.update_masks(*pair)
+        assert torch.equal(metric.rows, counted(name).rows)
+    with pytest.raises(SpecError, match=r"\[D,\] H, W\) in mode"):
+        counted(name, *(tensor.unsqueeze(-1) for tensor in volumes))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -98,6 +152,15 @@ def test_counting_on_a_gpu_waits_for_nothing_and_equals_the_cpu(name):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert metric.rows.is_cuda
+    if name in ("binary", "multiclass", "multilabel"):
+        masks = logits.argmax(1) if name == "multiclass" else (logits > 0).to(torch.uint8)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            metric.update_masks(masks, target)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(metric.rows[7:], metric.rows[:7])
+        metric.load_state_dict({"rows": metric.rows[:7]})
     tolerance = 1e-6 * metrics.calibration._UNIT if name in ("calibration", "confidence") else 1e-6
     assert torch.allclose(
         metric.rows.cpu().double(), counted(name).rows.double(), atol=tolerance * 30,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
@@ -12,9 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_panoptic_quality
+from scipy.optimize import linear_sum_assignment
 
 from transferseg.errors import DataError, SpecError
-from transferseg.metrics import LesionCounts, SegmentationCounts, label_lesions, match_lesions
+from transferseg.metrics import (
+    LesionCounts,
+    SegmentationCounts,
+    components,
+    label_lesions,
+    match_lesions,
+)
 
 
 def flood(mask, connectivity):
@@ -218,3 +226,140 @@ def test_wrong_use():
         counts.update_masks(good, good)
     with pytest.raises(SpecError, match="there are 2 classes"):
         counts.update_masks(good[:, :1].long(), good[:, :1])
+
+
+@pytest.mark.parametrize("part", [0.07, 0.29, 0.57, 0.58])
+def test_a_part_that_is_not_exceeded(part):
+    """29 of 100 pixels are not more than 0.29, although 0.29 * 100 is less than 29."""
+    truth, prediction = np.ones((1, 100)), np.zeros((1, 100))
+    prediction[:, : round(100 * part)] = 1
+    assert not match_lesions(prediction, truth, above=part).found.any()
+    assert not match_lesions(truth, prediction, above=part).true.any()
+    assert match_lesions(prediction, truth, above=part - 0.001).found.all()
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(seed=st.integers(0, 9999), above=st.sampled_from([0.0, 0.1, 0.3]))
+def test_iou_pairs_are_those_of_one_table_of_all(seed, above):
+    """As alike as any assignment over the table of all lesions."""
+    prediction, truth = masks(seed, (12, 12), density=0.45)
+    real, said = (label_lesions(mask, connectivity=1) for mask in (truth, prediction))
+    iou = np.array(
+        [
+            [((real == a) & (said == b)).sum() / ((real == a) | (said == b)).sum() for b in them]
+            for them in [range(1, said.max() + 1)]
+            for a in range(1, real.max() + 1)
+        ]
+    )
+    worth = np.where(iou > above, iou + len(iou), 0.0)
+    rows, columns = linear_sum_assignment(worth, maximize=True)
+    good = iou[rows, columns] > above
+    found = match_lesions(prediction, truth, criterion="iou", above=above, connectivity=1)
+    assert found.found.sum() == found.true.sum() == good.sum()
+    allowed = np.nonzero(iou > above)
+    taken = components._paired(*allowed, iou[allowed])
+    pairs = [place[taken] for place in allowed]
+    assert all(len(set(place)) == good.sum() for place in pairs)
+    assert iou[tuple(pairs)].sum() == pytest.approx(iou[rows[good], columns[good]].sum())
+
+
+@pytest.mark.parametrize("criterion", ["overlap", "iou"])
+def test_many_lesions_need_no_table_of_all_pairs(criterion):
+    """An untrained model predicts thousands: 6400 by 6400 would be 330 MB."""
+    mask = np.zeros((160, 160), bool)
+    mask[::2, ::2] = True
+    prediction = mask.copy()
+    prediction[0, :] = True  # one that meets eighty
+    tracemalloc.start()
+    try:
+        found = match_lesions(prediction, mask, criterion=criterion, connectivity=1)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+    assert found.found.sum() == {"overlap": 6400, "iou": 6321}[criterion]
+    assert found.true.all()
+    assert len(found.true) == 6321
+
+
+@pytest.mark.parametrize("criterion", ["overlap", "iou"])
+@pytest.mark.parametrize("said", [0, 1])
+@pytest.mark.parametrize("real", [0, 1])
+def test_empty_and_full_masks_equal_panoptic_quality(criterion, said, real):
+    prediction, truth = np.full((4, 4), said), np.full((4, 4), real)
+    found = match_lesions(prediction, truth, criterion=criterion, above=0.5)
+    tp, fp, fn, _ = compute_panoptic_quality(
+        torch.from_numpy(prediction), torch.from_numpy(truth), output_confusion_matrix=True
+    ).tolist()
+    assert (found.found.sum(), (~found.true).sum(), (~found.found).sum()) == (tp, fp, fn)
+    assert (len(found.sizes), len(found.predicted_sizes)) == (real, said)
+
+
+def test_background_is_left_out_of_the_mean():
+    target = torch.zeros(2, 6, 6).long()
+    target[:, 1:3, 1:3] = 1
+    prediction = torch.zeros_like(target)
+    prediction[0, 1:3, 1:3], prediction[1, 5, 5] = 1, 1
+    counts = LesionCounts(["background", "lung"], mode="multiclass", min_size=1, connectivity=2)
+    counts.update_masks(prediction, target)
+    whole, some = counts.scores(), counts.scores(classes=["lung"])
+    assert (some.mean_sensitivity, some.mean_precision, some.mean_f1) == (0.5, 0.5, 0.5)
+    assert whole.mean_sensitivity == 0.75
+    for name, values in vars(some).items():
+        if isinstance(values, dict):
+            assert values == {"lung": getattr(whole, name)["lung"]}
+    assert (some.connectivity, some.min_size) == (2, 1)
+    assert some.to_dict()["mean_precision"] == 0.5
+    with pytest.raises(SpecError, match="Did you mean 'lung'"):
+        counts.scores(classes=["lungs"])
+
+
+def test_labels_outside_the_classes_are_found():
+    target = torch.zeros(3, 4, 4).long()
+    target[2, 0, 0] = 5
+    counts = LesionCounts(3, mode="multiclass", ignore_index=5)
+    counts.update_masks(torch.zeros_like(target), target)
+    counts = LesionCounts(3, mode="multiclass")
+    with pytest.raises(DataError, match=r"batch's ground truth .* number 2, .* outside 0\.\.2"):
+        counts.update_masks(torch.zeros_like(target), target)
+    with pytest.raises(DataError, match=r"batch's prediction of 1 image"):
+        counts.update_masks(target, torch.zeros_like(target))
+    assert len(counts.rows) == 0
+    with pytest.raises(SpecError, match="integer dtype in mode 'multiclass'"):
+        counts.update_masks(target, target.float())
+
+
+def test_logits_in_float64_are_compared_in_float64():
+    """As `SegmentationCounts` does: 1e-60 is above 0, in float32 it is 0."""
+    logits, target = torch.full((1, 1, 2, 2), 1e-60, dtype=torch.float64), torch.ones(1, 1, 2, 2)
+    counts = LesionCounts(1, mode="binary")
+    counts.update(logits, target)
+    assert counts.scores().mean_sensitivity == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"connectivity": 0}, "connectivity must be None, 1, 2 or 3, got 0"),
+        ({"connectivity": 4}, "connectivity must be None, 1, 2 or 3, got 4"),
+        ({"min_size": 0}, "min_size must be 1 pixel or more, got 0"),
+    ],
+)
+def test_options_that_no_mask_has(options, message):
+    with pytest.raises(SpecError, match=message):
+        LesionCounts(1, mode="binary", **options)
+    with pytest.raises(SpecError, match=message):
+        match_lesions(np.ones((2, 2)), np.ones((2, 2)), **options)
+
+
+def test_below_a_half_the_pairs_are_many_before_they_are_alike():
+    """Disagreement: MONAI's pairs have the largest IoU together, and here one lesion less."""
+    truth, prediction = np.zeros((1, 26), int), np.zeros((1, 26), int)
+    truth[0, :4], truth[0, 6:26] = 1, 1
+    prediction[0, 2:20], prediction[0, 21:25] = 1, 1
+    found = match_lesions(prediction, truth, criterion="iou", above=0.05)
+    assert (found.found.tolist(), found.true.tolist()) == ([True, True], [True, True])
+    instances = [torch.from_numpy(label_lesions(mask)) for mask in (prediction, truth)]
+    theirs = compute_panoptic_quality(
+        *instances, output_confusion_matrix=True, match_iou_threshold=0.05
+    )
+    assert theirs[:3].tolist() == [1, 1, 1]

@@ -167,3 +167,12 @@ def test_text():
     piped = MulticlassCounts(["a|b", "c"])
     piped.update(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
     assert r"| true, by predicted | a\|b | c |" in piped.scores().to_markdown()
+
+
+def test_a_label_row_without_a_class_is_no_first_class():
+    logits, label, _ = batch(missing=0)
+    label[3] = 0.0
+    with pytest.raises(DataError, match=r"1 image\(s\), the first being number 3, has no entry"):
+        counted(logits, label).scores()
+    label[3] = NAN
+    assert counted(logits, label).scores().unlabelled_images == 1

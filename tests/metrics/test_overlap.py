@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 
 import monai.metrics as mm
 import numpy as np
@@ -15,7 +16,7 @@ import torchmetrics.functional.classification as tm
 import torchmetrics.functional.segmentation as tms
 from scipy import stats
 
-from transferseg.errors import SpecError
+from transferseg.errors import DataError, SpecError
 from transferseg.metrics import SegmentationCounts, distribution
 
 K = 4
@@ -206,3 +207,113 @@ def test_distributions_of_few_and_of_undefined_values():
     }  # fmt: skip
     with pytest.raises(SpecError, match=r"quantiles must lie in 0\.\.1"):
         distribution([0.5], quantiles=[50])
+
+
+def test_overall_scores_of_each_image_and_their_distribution():
+    prediction, target = batch(3)
+    counts = counted(prediction, target)
+    pairs = list(zip(prediction, target, strict=True))
+    oracles = {
+        "accuracy": [sk.accuracy_score(t.flatten(), p.flatten()) for p, t in pairs],
+        "overall_kappa": [sk.cohen_kappa_score(t.flatten(), p.flatten()) for p, t in pairs],
+        "frequency_weighted_iou": [
+            tm.multiclass_jaccard_index(p, t, num_classes=K, average="weighted").item()
+            for p, t in pairs
+        ],
+    }
+    for name, expected in oracles.items():
+        scores = counts.image_scores(name)
+        np.testing.assert_allclose(scores.of(name), expected, rtol=1e-6)
+        spread = scores.distribution()
+        assert spread.mean == pytest.approx(getattr(counts.scores("per_image"), name))
+        assert spread.std == pytest.approx(stats.tstd(expected))
+    balanced = [sk.balanced_accuracy_score(t.flatten(), p.flatten()) for p, t in pairs]
+    np.testing.assert_allclose(counts.image_scores("recall").macro, balanced)
+    some = counts.image_scores("frequency_weighted_iou", classes=["lung"])
+    np.testing.assert_allclose(some.macro, counts.image_scores("iou").of("lung"))
+    with pytest.raises(SpecError, match="accuracy is of all classes together: leave classes out"):
+        counts.image_scores("accuracy", classes=["lung"])
+
+
+def volumes(prediction, target):
+    """(predicted - true) / true of the foreground of each image, NumPy alone."""
+    said, true = (mask.reshape(len(mask), -1).astype(float).sum(1) for mask in (prediction, target))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(true > 0, (said - true) / true, np.nan), said.sum() / true.sum() - 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_volume_differences_equal_sums_of_voxels(seed):
+    rng = np.random.default_rng(seed)
+    prediction, target = (rng.random((6, 1, 5, 4)) < rng.random((6, 1, 1, 1)) for _ in "pt")
+    target[0], prediction[1] = False, False
+    prediction[2] = target[2] = False
+    pair = (torch.from_numpy(mask) for mask in (prediction, target))
+    counts = counted(*pair, mode="binary", names=("a",))
+    each, pooled = volumes(prediction, target)
+    np.testing.assert_allclose(counts.image_scores("volume_difference").of("a"), each)
+    np.testing.assert_allclose(
+        counts.image_scores("absolute_volume_difference").of("a"), np.abs(each)
+    )
+    assert counts.scores().volume_difference["a"] == pytest.approx(pooled)
+    assert counts.scores("per_image").mean_volume_difference == pytest.approx(np.nanmean(each))
+
+
+@pytest.mark.parametrize("truth", [0, 1])
+@pytest.mark.parametrize("said", [0, 1])
+def test_masks_of_one_value(truth, said):
+    """Empty and full masks, all four: who agrees, and who does not."""
+    prediction, target = torch.full((2, 1, 3, 3), said), torch.full((2, 1, 3, 3), truth)
+    scores = counted(prediction, target, mode="binary", names=("a",)).scores()
+    p, t = prediction.flatten(), target.flatten()
+    assert scores.accuracy == sk.accuracy_score(t, p) == tm.binary_accuracy(p, t).item()
+    # Disagreement: without a negative torchmetrics' specificity is 0, here it is undefined.
+    theirs = tm.binary_specificity(p, t).item()
+    assert theirs == (0 if truth else 1 - said)
+    assert scores.specificity["a"] == pytest.approx(math.nan if truth else theirs, nan_ok=True)
+    # Agreement by chance alone is certain: no kappa, in all three
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kappas = (sk.cohen_kappa_score(t, p), tm.binary_cohen_kappa(p, t).item())
+    assert scores.kappa["a"] == pytest.approx(math.nan if truth == said else 0, nan_ok=True)
+    assert kappas == pytest.approx((scores.kappa["a"],) * 2, nan_ok=True)
+    # Weights of a ground truth that is not there: undefined
+    weighted = scores.frequency_weighted_iou
+    assert weighted == pytest.approx(float(said) if truth else math.nan, nan_ok=True)
+
+
+def test_one_class_alone_of_several():
+    """A prediction and a truth of background only, among four classes."""
+    empty = torch.zeros(2, 4, 4).long()
+    scores = counted(empty, empty).scores()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert math.isnan(sk.cohen_kappa_score(empty.flatten(), empty.flatten()))
+        weighted = tm.multiclass_jaccard_index(empty, empty, num_classes=K, average="weighted")
+    assert math.isnan(scores.overall_kappa)
+    assert scores.frequency_weighted_iou == weighted.item() == 1
+    assert (scores.accuracy, scores.mean_accuracy, scores.mean_iou) == (1, 1, 1)
+    assert scores.absent == NAMES[1:]
+    assert math.isnan(scores.specificity["background"])
+    assert scores.specificity["lung"] == 1
+
+
+def test_images_that_were_missed_are_counted():
+    """Their precision is in no mean, which would flatter a model that says little."""
+    target = torch.tensor([[[1, 1]], [[1, 0]], [[0, 0]], [[255, 255]]]).unsqueeze(1)
+    prediction = torch.tensor([[[1, 1]], [[0, 0]], [[0, 1]], [[0, 0]]]).unsqueeze(1)
+    counts = counted(prediction, target, mode="binary", names=("a",))
+    scores = counts.scores("per_image")
+    assert scores.precision == {"a": 1.0}
+    assert scores.missed_images == {"a": 1}
+    assert (scores.false_alarm_images, scores.ignored_images) == ({"a": 1}, {"a": 1})
+    assert scores.to_dict()["missed_images"] == {"a": 1}
+
+
+def test_distributions_of_infinite_distances_and_of_tables():
+    some = distribution([1.0, math.inf, math.inf, 3.0], quantiles=[0, 0.2, 0.5, 0.9, 1])
+    assert list(some.quantiles.values()) == [1, pytest.approx(2.2), math.inf, math.inf, math.inf]
+    assert some.mean == math.inf
+    counts = counted(*batch(0))
+    with pytest.raises(DataError, match=r"shape \(5, 4\); take one class"):
+        distribution(counts.image_scores("dice").values)

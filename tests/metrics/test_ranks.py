@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from transferseg.errors import DataError
-from transferseg.metrics import rank_correlation, spread
+from transferseg.metrics import rank_correlation, ranks, spread
 
 # Zhou 2022: IoU, "OA" and Dice in % of Tables 1 to 4
 TABLES = {
@@ -86,7 +86,6 @@ def test_enumeration_and_scipy():
     every = [abs(stats.spearmanr(x, order)[0]) for order in permutations(y)]
     expected = np.mean(np.array(every) >= abs(found.spearman) - 1e-9)
     assert found.spearman_exact_p == pytest.approx(expected)
-    assert rank_correlation(range(9), range(9)).spearman_exact_p is None
 
 
 def test_undefined_and_refused():
@@ -110,3 +109,25 @@ def test_mean_and_best_minus_worst():
     )
     assert math.isnan(spread([]).mean)
     assert math.isnan(spread([0.3]).best_minus_worst)
+
+
+@pytest.mark.parametrize("falls", [False, True])
+@pytest.mark.parametrize("x", [[1, 2, 3, 4, 5], [1, 1, 3, 4, 5], [1, 1, 3, 4, 4], [1, 2, 2, 2, 5]])
+def test_a_perfect_order_of_many_has_an_exact_p_value_above_0(x, falls, monkeypatch):
+    """The formula of long lists, on lists short enough to enumerate: with ties, up and down."""
+    y = [-value for value in x] if falls else x
+    every = rank_correlation(x, y)
+    monkeypatch.setattr(ranks, "_EXACT", 3)
+    found = rank_correlation(x, y)
+    assert found.spearman_exact_p == pytest.approx(every.spearman_exact_p)
+    assert rank_correlation(x, [*y[:3], y[4], y[3]]).spearman_exact_p in (
+        None,
+        every.spearman_exact_p,
+    )
+
+
+def test_the_p_value_of_nine_in_order():
+    found = rank_correlation(range(9), range(9))
+    assert found.spearman_p == pytest.approx(0, abs=1e-12)  # as scipy and papers print it
+    assert found.spearman_exact_p == found.kendall_p == pytest.approx(2 / math.factorial(9))
+    assert rank_correlation(range(9), [*range(7), 8, 7]).spearman_exact_p is None

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error
 
 from transferseg.errors import DataError, SpecError
 from transferseg.metrics import ReconstructionError
@@ -79,3 +80,38 @@ def test_text():
     scores = counted(torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 2, 2)).scores("pooled")
     assert str(scores) == "pooled over 1 image: L1 0.5000, L2 0.2500"
     assert scores.to_dict() == {"scheme": "pooled", "images": 1, "l1": 0.5, "l2": 0.25}
+
+
+@pytest.mark.parametrize("size", [(4, 4), (9, 7)])
+def test_equals_torchmetrics(size):
+    output, target = images(3, size)
+    scores = counted(output, target).scores()
+    assert scores.l1 == pytest.approx(mean_absolute_error(output, target).item())
+    assert scores.l2 == pytest.approx(mean_squared_error(output, target).item())
+    assert counted(target, target).scores().l2 == 0
+
+
+def test_one_infinite_error_leaves_the_other_as_it_is():
+    """A difference of 1e25 squared is beyond float32, itself it is not."""
+    small, large = images(1, (2, 2)), images(1, (8, 8))
+    error = counted(*small) + counted(large[0] * 0 + 1e25, large[1] * 0)
+    pooled = error.scores("pooled")
+    assert pooled.l2 == math.inf
+    assert pooled.l1 == pytest.approx(1e25 * 64 / 68)
+    assert error.scores().l1 == pytest.approx(1e25 / 2)
+
+
+def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads():
+    """Two processes, or a last batch of one, give to the bit what one process gives."""
+    output, target = images(4, (256, 200))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = counted(output, target).rows
+        alone = [counted(output[i : i + 1], target[i : i + 1]).rows for i in range(4)]
+        torch.set_num_threads(1)
+        slowly = [counted(output[i : i + 1], target[i : i + 1]).rows for i in range(4)]
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(torch.cat(alone), together)
+    assert torch.equal(torch.cat(slowly), together)

@@ -1,90 +1,23 @@
-"""Intervals and tests against scipy called by hand and against enumeration."""
+"""Paired tests against scipy called by hand and against enumeration; Holm."""
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from transferseg.errors import DataError, SpecError
-from transferseg.metrics import SegmentationCounts, bootstrap_interval, holm, paired_test
+from transferseg.metrics import holm, paired_test
 
 NAN = float("nan")
 DICE = np.random.default_rng(0).beta(8, 2, size=24)
 OTHER = DICE + np.random.default_rng(1).normal(0.02, 0.05, size=24)
 PATIENTS = [f"p{i // 4}" for i in range(24)]
-
-
-@pytest.mark.parametrize("method", ["percentile", "basic", "bca"])
-def test_per_image_is_scipys_own_bootstrap(method):
-    theirs = stats.bootstrap(
-        (DICE,), lambda x: float(np.mean(x)), vectorized=False, n_resamples=300,
-        method="BCa" if method == "bca" else method, confidence_level=0.9,
-        random_state=np.random.default_rng(3),
-    )  # fmt: skip
-    found = bootstrap_interval(DICE, confidence=0.9, resamples=300, method=method, seed=3)
-    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval))
-    assert found.value == pytest.approx(DICE.mean())
-    assert (found.n, found.groups) == (24, None)
-
-
-def test_patients_are_drawn_with_all_their_images():
-    """By hand: every draw of 3 from 3 patients, of 1, 2 and 3 images."""
-    values, patients = [0.1, 0.5, 0.7, 0.9, 0.8, 1.0], ["a", "b", "b", "c", "c", "c"]
-    of = {"a": [0.1], "b": [0.5, 0.7], "c": [0.9, 0.8, 1.0]}
-    every = [np.mean(np.concatenate([of[p] for p in draw])) for draw in product("abc", repeat=3)]
-    seen: set[float] = set()
-
-    def record(sample):
-        seen.add(round(float(np.mean(sample)), 9))
-        return float(np.mean(sample))
-
-    found = bootstrap_interval(values, groups=patients, statistic=record, resamples=2000)
-    assert seen == {round(float(value), 9) for value in every}
-    limits = np.percentile(every, [2.5, 97.5], method="inverted_cdf")
-    assert (found.low, found.high) == pytest.approx(tuple(limits))
-    assert found.groups == 3
-
-
-def test_images_of_a_patient_that_are_alike_make_the_interval_wider():
-    alike = np.repeat(DICE[:6], 4)
-    by_image = bootstrap_interval(alike, resamples=500)
-    by_patient = bootstrap_interval(alike, groups=PATIENTS, resamples=500)
-    assert by_patient.high - by_patient.low > 1.5 * (by_image.high - by_image.low)
-    # ... as wide as that of the six values themselves
-    six = bootstrap_interval(DICE[:6], resamples=500)
-    assert (by_patient.low, by_patient.high) == pytest.approx((six.low, six.high))
-
-
-def test_a_pooled_score_of_counts():
-    rows = np.random.default_rng(0).integers(1, 50, size=(12, 1, 4))
-    like = SegmentationCounts(["polyp"], mode="binary")
-
-    def pooled(sample):
-        tp, fp, fn, _ = sample.sum((0, 1))
-        return tp / (tp + fp + fn)
-
-    counts = SegmentationCounts.from_rows(torch.from_numpy(rows), like=like)
-    found = bootstrap_interval(rows, statistic=pooled, resamples=200)
-    assert found.value == pytest.approx(counts.scores().mean_iou)
-    assert found.low < found.value < found.high
-    per_image = counts.image_scores("iou").macro
-    assert bootstrap_interval(per_image, resamples=50).value == pytest.approx(
-        counts.scores("per_image").mean_iou
-    )
-
-
-def test_undefined_scores_are_left_out_before_drawing():
-    some = np.concatenate([DICE[:3], [NAN] * 50])
-    found, alone = bootstrap_interval(some), bootstrap_interval(DICE[:3])
-    assert (found.low, found.high, found.n) == (alone.low, alone.high, 3)
-    patients = ["a", "b", "c", *["d"] * 50]
-    assert bootstrap_interval(some, groups=patients).groups == 3
 
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
@@ -129,6 +62,62 @@ def test_undefined_pairs_and_equal_models():
         assert paired_test(DICE, DICE, test=test).p_value == 1
 
 
+@pytest.mark.parametrize("test", ["wilcoxon", "permutation"])
+def test_one_pair_and_none_compare_nothing(test):
+    for first, groups in (([0.5, NAN], None), ([NAN, NAN], None), ([0.5, 0.6], ["a", "a"])):
+        with pytest.raises(DataError, match=r"two or more (images|groups) with defined scores"):
+            paired_test(first, [0.4, 0.4], test=test, groups=groups)
+    two = paired_test([0.5, 0.6], [0.4, 0.4], test=test)
+    assert (two.n, two.p_value) == (2, pytest.approx(0.5))
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_wilcoxon_of_ties_and_zeros_is_that_of_every_sign(alternative):
+    """Zeros are left out, ties have the mean of their ranks; 13 pairs at most are enumerated."""
+    steps = np.array([3, -1, 1, 0, 2, 2, -2, 5])
+    found = paired_test(0.5 + steps / 10, np.full(8, 0.5), alternative=alternative)
+    some = steps[steps != 0]
+    ranks = stats.rankdata(np.abs(some))
+    every = np.array([(ranks * (np.array(s) > 0)).sum() for s in product([1, -1], repeat=7)])
+    own = (ranks * (some > 0)).sum()
+    above, below = (every >= own).mean(), (every <= own).mean()
+    expected = {"greater": above, "less": below, "two-sided": min(2 * min(above, below), 1)}
+    assert found.p_value == pytest.approx(expected[alternative])
+    theirs = stats.wilcoxon(steps.astype(float), alternative=alternative)
+    assert found.p_value == pytest.approx(theirs.pvalue)
+
+
+@pytest.mark.parametrize("test", ["wilcoxon", "permutation"])
+def test_rounding_makes_no_difference_of_equal_ones(test):
+    """0.9 - 0.8 is less than 0.8 - 0.7 in binary; they tie, and cancel in a patient's mean."""
+    first, second = np.array([0.9, 0.7, 0.3, 0.5, 0.2]), np.array([0.8, 0.8, 0.1, 0.5, 0.3])
+    whole = paired_test(10 * first, 10 * second, test=test)
+    assert len(set(np.abs(first - second)[[0, 1, 4]])) > 1
+    assert paired_test(first, second, test=test).p_value == whole.p_value
+    patients = ["a", "a", "b", "c", "c"]
+    grouped = paired_test(first, second, test=test, groups=patients)
+    exact = paired_test([0.0, 2.0, -0.5], [0.0, 0.0, 0.0], test=test)
+    assert grouped.p_value == exact.p_value
+
+
+def test_large_samples_are_permuted_in_parts(monkeypatch):
+    first, second = np.random.default_rng(2).random((2, 200))
+    whole = paired_test(first, second, test="permutation", resamples=300)
+    monkeypatch.setattr("transferseg.metrics.statistics.DRAWN", 2**12)
+    tracemalloc.start()
+    try:
+        assert paired_test(first, second, test="permutation", resamples=300) == whole
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_small_p_value_is_not_printed_as_none():
+    found = paired_test(np.linspace(0.5, 0.9, 40), np.linspace(0.1, 0.4, 40))
+    assert 0 < found.p_value < 0.0001
+    assert "p < 0.0001" in str(found)
+
+
 def test_holm_by_hand():
     """As R's p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm") gives it, in any order."""
     found = holm({"d": 0.04, "a": 0.01, "c": 0.03, "b": 0.02})
@@ -151,22 +140,18 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, level):
 
 
 def test_wrong_use():
-    with pytest.raises(SpecError, match="Did you mean 'percentile'"):
-        bootstrap_interval(DICE, method="percentil")
-    with pytest.raises(SpecError, match="confidence must lie between 0 and 1"):
-        bootstrap_interval(DICE, confidence=95)
-    with pytest.raises(DataError, match="two or more images"):
-        bootstrap_interval([0.5, NAN])
-    with pytest.raises(DataError, match="two or more groups"):
-        bootstrap_interval(DICE, groups=["a"] * 24)
-    with pytest.raises(DataError, match="24 images, but groups of 3"):
-        bootstrap_interval(DICE, groups=["a", "b", "c"])
     with pytest.raises(DataError, match="24 images, but groups of 1"):
         paired_test(DICE, OTHER, groups=["a"])
     with pytest.raises(DataError, match="of the same images"):
         paired_test(DICE, OTHER[:3])
-    with pytest.raises(DataError, match="nothing to compare"):
-        paired_test([NAN], [0.5])
+    with pytest.raises(DataError, match=r"shape \(12, 2\); take one class"):
+        paired_test(DICE.reshape(12, 2), OTHER.reshape(12, 2))
+    with pytest.raises(DataError, match="2 scores are infinite"):
+        paired_test([1.0, np.inf, np.inf], [1.0, np.inf, 2.0])
+    with pytest.raises(DataError, match="1 images have no group"):
+        paired_test(DICE[:2], OTHER[:2], groups=["a", None])
+    with pytest.raises(SpecError, match="resamples must be a whole number from 1, got 0"):
+        paired_test(DICE, OTHER, resamples=0)
     with pytest.raises(SpecError, match="unknown test"):
         paired_test(DICE, OTHER, test="t")
     with pytest.raises(SpecError, match="unknown alternative"):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transferseg.errors import DataError, SpecError
-from transferseg.metrics import SurfaceCounts, surface_distances
+from transferseg.metrics import SurfaceCounts, bootstrap_interval, surface_distances
 
 # an argument that MONAI 1.6 passes to itself
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
@@ -208,3 +208,63 @@ def test_wrong_use():
     counts.reset()
     with pytest.raises(DataError, match="no image has been counted"):
         counts.scores()
+
+
+@pytest.mark.parametrize("spacing", [0.1, 0.7])
+def test_a_distance_at_the_tolerance_agrees_wherever_the_masks_lie(spacing):
+    """Three times 0.1 is more than 0.3 in binary, at some places."""
+    truth = np.zeros((1, 40))
+    truth[0, 0] = 1
+    found = [
+        surface_distances(np.roll(truth, at + 3), np.roll(truth, at), spacing=(1.0, spacing))
+        for at in range(30)
+    ]
+    tolerance = 3 * spacing if spacing != 0.1 else 0.3
+    assert len({distances.hausdorff() for distances in found}) > 1  # by the last digit
+    assert {distances.surface_dice(tolerance) for distances in found} == {1.0}
+    assert {distances.surface_dice(0.999 * tolerance) for distances in found} == {0.0}
+
+
+def test_background_is_left_out_of_the_mean():
+    target = torch.zeros(2, 6, 6).long()
+    target[:, 1:3, 1:3] = 1
+    counts = SurfaceCounts(["background", "lung"], mode="multiclass")
+    counts.update_masks(target.roll(1, dims=2), target)
+    whole, some = counts.scores(), counts.scores(classes=["lung"])
+    for name in ("hd", "hd95", "assd", "surface_dice"):
+        assert getattr(some, name) == {"lung": getattr(whole, name)["lung"]}
+        assert getattr(some, f"mean_{name}") == getattr(whole, name)["lung"]
+    assert whole.mean_assd != some.mean_assd
+    assert some.missed == {"lung": 0}
+    assert some.to_dict()["mean_hd"] == some.mean_hd == 1
+    with pytest.raises(SpecError, match="Did you mean 'lung'"):
+        counts.scores(classes=["lungs"])
+
+
+def test_one_pixel_and_full_masks_equal_monai():
+    """The smallest and the largest surface there is, and one within the other."""
+    one, full = np.zeros((5, 7)), np.ones((5, 7))
+    one[2, 3] = 1
+    for pair in ((one, one), (one, full), (full, one), (full, full)):
+        found = surface_distances(*pair)
+        theirs = [torch.from_numpy(mask)[None, None] for mask in pair]
+        options = {"include_background": True}
+        for percentile in (95, 100):
+            hd = mm.compute_hausdorff_distance(*theirs, percentile=percentile, **options)
+            assert found.hausdorff(percentile) == pytest.approx(hd.item(), rel=1e-6)
+        assd = mm.compute_average_surface_distance(*theirs, symmetric=True, **options)
+        assert found.assd == pytest.approx(assd.item(), rel=1e-6)
+        dice = mm.compute_surface_dice(*theirs, class_thresholds=[1.5], **options)
+        assert found.surface_dice(1.5) == pytest.approx(dice.item(), rel=1e-6)
+
+
+def test_values_of_each_image_go_into_intervals_and_tests():
+    counts = series()
+    values = counts.image_scores("hd95", one_empty="diagonal")
+    assert values.distribution("lung") == counts.distribution("hd95", "lung", one_empty="diagonal")
+    assert values.distribution().mean == counts.scores(one_empty="diagonal").hd95["lung"]
+    interval = bootstrap_interval(values.of("lung"), resamples=50)
+    assert (interval.n, interval.value) == (3, values.distribution().mean)
+    infinite = counts.image_scores("hd95", classes=["lung"], one_empty="infinite")
+    with pytest.raises(DataError, match=r"2 scores are infinite.* the image's diagonal"):
+        bootstrap_interval(infinite.macro)

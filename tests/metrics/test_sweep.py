@@ -74,3 +74,17 @@ def test_wrong_use():
         ThresholdCounts(1, mode="binary", thresholds=[0.5, 1.0])
     with pytest.raises(SpecError, match=r"0.3 was not counted: \(0.5,\)"):
         ThresholdCounts(1, mode="binary", thresholds=[0.5]).at(0.3)
+
+
+@pytest.mark.parametrize("value", [-30.0, 0.0, 30.0])
+@pytest.mark.parametrize("truth", [0, 1])
+def test_pixels_that_are_all_alike_equal_torchmetrics(value, truth):
+    """Certain, undecided, empty and full; a probability at the threshold is background."""
+    logits, target = torch.full((2, 1, 3, 3), value), torch.full((2, 1, 3, 3), truth)
+    sweep = ThresholdCounts(["a"], mode="binary", thresholds=AT)
+    sweep.update(logits, target)
+    for threshold in AT:
+        tp, fp, tn, fn, _ = tm.binary_stat_scores(
+            logits.sigmoid().flatten(), target.flatten(), threshold=threshold
+        ).tolist()
+        assert sweep.at(threshold).rows.sum((0, 1)).tolist() == [tp, fp, fn, tn]

@@ -1,5 +1,6 @@
 """Metrics: streaming counts, one row an image, and scores that say what they are."""
 
+from transferseg.metrics.bootstrap import Interval, bootstrap_interval
 from transferseg.metrics.calibration import CalibrationCounts, CalibrationScores
 from transferseg.metrics.classification import MultilabelCounts, MultilabelScores
 from transferseg.metrics.components import LesionMatch, label_lesions, match_lesions
@@ -12,13 +13,7 @@ from transferseg.metrics.overlap import CLASS_SCORES, ClassScore
 from transferseg.metrics.ranks import RankCorrelation, Spread, rank_correlation, spread
 from transferseg.metrics.reconstruction import ReconstructionError, ReconstructionScores
 from transferseg.metrics.scores import SegmentationScores
-from transferseg.metrics.statistics import (
-    Interval,
-    PairedTest,
-    bootstrap_interval,
-    holm,
-    paired_test,
-)
+from transferseg.metrics.statistics import PairedTest, holm, paired_test
 from transferseg.metrics.surface import SurfaceDistances, surface_distances
 from transferseg.metrics.sweep import SweepScores, ThresholdCounts
 

@@ -16,10 +16,12 @@ from transferseg.errors import DataError, SpecError
 from transferseg.metrics.counts import SegmentationCounts, check_shapes
 from transferseg.metrics.overlap import ratio
 from transferseg.metrics.rows import ImageRows
+from transferseg.metrics.scores import refuse_labels
 from transferseg.metrics.tables import json_number, json_numbers, mean, text_table
 from transferseg.types import TargetMode
 
 _UNIT = 2**24  # sums are whole numbers of 2^-24: exact, whatever the order and the processes
+_VALUES = 2**21  # of a piece of an image, of all its channels: of a large image some are in memory
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class CalibrationScores:
         probability: mean probability by bin, NaN in an empty one.
         frequency: part of the bin's pixels that are of the class (or right), likewise.
         pixels: how many pixels each bin has.
+        nan_pixels: how many have no probability, since a logit is NaN: they are in no bin, and the
+            errors of their class, and the means, are NaN.
         images: how many images were counted.
 
     Source: Guo et al. 2017 (ECE, MCE); Brier 1950.
@@ -58,17 +62,22 @@ class CalibrationScores:
     probability: Mapping[str, tuple[float, ...]]
     frequency: Mapping[str, tuple[float, ...]]
     pixels: Mapping[str, tuple[int, ...]]
+    nan_pixels: Mapping[str, int]
     images: int
 
     @property
     def mean_ece(self) -> float:
-        """Mean expected calibration error over the classes where it is defined."""
-        return mean(self.ece.values())
+        """Mean expected calibration error over the classes with a counted pixel."""
+        return self._mean(self.ece)
 
     @property
     def mean_brier(self) -> float:
-        """Mean Brier score over the classes where it is defined."""
-        return mean(self.brier.values())
+        """Mean Brier score over the classes with a counted pixel."""
+        return self._mean(self.brier)
+
+    def _mean(self, values: Mapping[str, float]) -> float:
+        """NaN where a class is by its logits: a failed model must not score by the others."""
+        return math.nan if any(self.nan_pixels.values()) else mean(values.values())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the means included; None where undefined."""
@@ -83,6 +92,7 @@ class CalibrationScores:
             **{name: json_numbers(getattr(self, name)) for name in ("ece", "mce", "brier")},
             **bins,
             "pixels": {name: list(values) for name, values in self.pixels.items()},
+            "nan_pixels": dict(self.nan_pixels),
         }
 
     def __str__(self) -> str:
@@ -99,10 +109,11 @@ class CalibrationScores:
 class CalibrationCounts(ImageRows):
     """Pixels, probabilities, truth and squared errors of each bin of probability, streaming.
 
-    Rows are int64 on the device of the data, (images, classes, bins, 4): pixels, sum of the
+    Rows are int64 on the device of the data, (images, classes, bins + 2, 4): pixels, sum of the
     probabilities, sum of the truth, sum of squared errors, the sums in units of 2^-24 (each pixel's
-    value is rounded to such a unit), so that adding them is exact in any order. Exclusive classes
-    have one entry in place of the classes.
+    value is rounded to such a unit), so that adding them is exact in any order. Behind the bins
+    stand the pixels whose probability is NaN, and those whose label is none of the classes.
+    Exclusive classes have one entry in place of the classes.
 
     Args:
         classes: names in the order of the logits' channels, or their number.
@@ -144,8 +155,8 @@ class CalibrationCounts(ImageRows):
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """(classes or 1, bins, 4)."""
-        return (len(self.names), self.bins, 4)
+        """(classes or 1, bins + 2, 4)."""
+        return (len(self.names), self.bins + 2, 4)
 
     def configuration(self) -> dict[str, object]:
         """Classes, mode, bins and ignore_index."""
@@ -153,13 +164,14 @@ class CalibrationCounts(ImageRows):
 
     @torch.no_grad()
     def count(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The rows of one batch, without adding them: int64 (B, classes or 1, bins, 4).
+        """The rows of one batch, without adding them: int64 (B, classes or 1, bins + 2, 4).
 
         Args:
-            logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32. A NaN
-                falls into the first bin.
-            target: multiclass: class indices (B, H, W), integers; binary and multilabel:
-                (B, K, H, W), any real dtype, foreground above 0.5.
+            logits: raw scores, (B, K, H, W) or (B, K, D, H, W), any float dtype; computed in at
+                least float32.
+            target: multiclass: class indices (B, [D,] H, W), integers in 0..K-1 or `ignore_index`
+                (another label is found by `scores`); binary and multilabel: the shape of the
+                logits, any real dtype, foreground above 0.5.
 
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
@@ -171,10 +183,18 @@ class CalibrationCounts(ImageRows):
         return torch.stack(images)
 
     def _image(self, logits: Tensor, target: Tensor) -> Tensor:
-        """(classes or 1, bins, 4) of one image."""
-        logits = logits.flatten(1).to(torch.promote_types(logits.dtype, torch.float32))
-        values = target.flatten(0 if self.mode == "multiclass" else 1)
-        values = values if values.is_floating_point() else values.long()
+        """(classes or 1, bins + 2, 4) of one image, piece by piece."""
+        logits, target = logits.flatten(1), target.flatten(0 if self.mode == "multiclass" else 1)
+        rows = torch.zeros(self.row_shape, dtype=torch.int64, device=logits.device)
+        step = max(_VALUES // len(logits), 1)
+        for start in range(0, logits.shape[1], step):
+            rows += self._piece(logits[:, start : start + step], target[..., start : start + step])
+        return rows
+
+    def _piece(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(classes or 1, bins + 2, 4) of some pixels: (K, n) and (n,) or (K, n)."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        values = target if target.is_floating_point() else target.long()
         counted = torch.ones_like(values, dtype=torch.bool)
         if self.ignore_index is not None:
             counted = values != self.ignore_index
@@ -184,14 +204,13 @@ class CalibrationCounts(ImageRows):
         else:
             probability, truth = logits.sigmoid(), values > 0.5
             error = (probability - truth.to(probability.dtype)).square()
-        return self._sums(probability, truth, error, counted)
-
-    def _sums(self, probability: Tensor, truth: Tensor, error: Tensor, counted: Tensor) -> Tensor:
-        """(classes or 1, bins, 4) from four (classes or 1, pixels)."""
         place = (probability * self.bins).nan_to_num().long().clamp_(0, self.bins - 1)
+        place = torch.where(probability.isnan(), self.bins, place)
+        if self.mode == "multiclass":
+            place = torch.where((values < 0) | (values >= len(logits)), self.bins + 1, place)
         columns = [torch.ones_like(place), _units(probability), truth * _UNIT, _units(error)]
-        zeros = place.new_zeros((len(place), self.bins))
-        # scatter_add_ of whole numbers: the same in every order, and no size to wait for
+        zeros = place.new_zeros((len(place), self.bins + 2))
+        # scatter_add of whole numbers: the same in every order, and no size to wait for
         return torch.stack(
             [zeros.scatter_add(1, place, column * counted) for column in columns], dim=-1
         )
@@ -204,20 +223,28 @@ class CalibrationCounts(ImageRows):
         """Errors and the reliability diagram of everything counted so far.
 
         Raises:
-            DataError: nothing counted.
+            DataError: nothing counted, or labels outside the classes.
         """
         rows = self.rows.cpu().numpy()
         if not len(rows):
             raise DataError("no image has been counted, so there are no scores; an empty split?")
-        table = dict(zip(self.names, rows.sum(0), strict=True))
-        columns = {name: _columns(bins) for name, bins in table.items()}
+        refuse_labels("ground truth", rows[:, :, -1, 0].sum(1) > 0, len(self.classes))
+        pixels, sums = _table(rows)
+        nan = dict(zip(self.names, pixels[:, self.bins].tolist(), strict=True))
+        bins = {
+            name: _Bins(some, *values.T)
+            for name, some, values in zip(
+                self.names, pixels[:, : self.bins], sums[:, : self.bins], strict=True
+            )
+        }
         return CalibrationScores(
-            ece={name: _expected(*columns[name]) for name in table},
-            mce={name: _largest(*columns[name]) for name in table},
-            brier={name: _mean_error(bins) for name, bins in table.items()},
-            probability={name: tuple(columns[name][1].tolist()) for name in table},
-            frequency={name: tuple(columns[name][2].tolist()) for name in table},
-            pixels={name: tuple(columns[name][0].tolist()) for name in table},
+            ece={name: math.nan if nan[name] else of.expected for name, of in bins.items()},
+            mce={name: math.nan if nan[name] else of.largest for name, of in bins.items()},
+            brier={name: math.nan if nan[name] else of.brier for name, of in bins.items()},
+            probability={name: tuple(of.probability.tolist()) for name, of in bins.items()},
+            frequency={name: tuple(of.frequency.tolist()) for name, of in bins.items()},
+            pixels={name: tuple(of.pixels.tolist()) for name, of in bins.items()},
+            nan_pixels=nan,
             images=len(rows),
         )
 
@@ -234,25 +261,42 @@ def _units(values: Tensor) -> Tensor:
     return (values * _UNIT).nan_to_num().round().long()
 
 
-_Columns = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
+def _table(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pixels (n, bins) and sums (n, bins, 3) of all images, from (images, n, bins, 4)."""
+    # whole numbers and their fractions apart: in units of 2^-24 many images exceed 64 bits
+    whole, rest = np.divmod(rows[..., 1:], _UNIT)
+    return rows[..., 0].sum(0), whole.sum(0) + rest.sum(0) / _UNIT
 
 
-def _columns(bins: NDArray[np.int64]) -> _Columns:
-    """Pixels, mean probability and frequency of each bin, from (bins, 4)."""
-    pixels, said, true = bins[:, 0], bins[:, 1] / _UNIT, bins[:, 2] / _UNIT
-    number = pixels.astype(np.float64)
-    return pixels, ratio(said, number), ratio(true, number)
+@dataclass(frozen=True)
+class _Bins:
+    """Of one class: pixels, and sums of probability, truth and squared error, (bins,) each."""
 
+    pixels: NDArray[np.int64]
+    said: NDArray[np.float64]
+    true: NDArray[np.float64]
+    error: NDArray[np.float64]
 
-def _expected(pixels: NDArray[np.int64], said: NDArray[Any], true: NDArray[Any]) -> float:
-    if not pixels.sum():
-        return math.nan
-    return float(np.nansum(np.abs(said - true) * pixels) / pixels.sum())
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        return ratio(self.said, self.pixels.astype(np.float64))
 
+    @property
+    def frequency(self) -> NDArray[np.float64]:
+        return ratio(self.true, self.pixels.astype(np.float64))
 
-def _largest(pixels: NDArray[np.int64], said: NDArray[Any], true: NDArray[Any]) -> float:
-    return float(np.nanmax(np.abs(said - true))) if pixels.sum() else math.nan
+    @property
+    def expected(self) -> float:
+        if not self.pixels.any():
+            return math.nan
+        return float(np.abs(self.said - self.true).sum() / self.pixels.sum())
 
+    @property
+    def largest(self) -> float:
+        if not self.pixels.any():
+            return math.nan
+        return float(np.nanmax(np.abs(self.probability - self.frequency)))
 
-def _mean_error(bins: NDArray[np.int64]) -> float:
-    return float(bins[:, 3].sum() / _UNIT / bins[:, 0].sum()) if bins[:, 0].sum() else math.nan
+    @property
+    def brier(self) -> float:
+        return float(self.error.sum() / self.pixels.sum()) if self.pixels.any() else math.nan

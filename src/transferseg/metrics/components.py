@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from transferseg.errors import SpecError, unknown_name
 
@@ -66,16 +67,22 @@ def label_lesions(mask: NDArray[Any], *, connectivity: int | None = None) -> NDA
     return numbered
 
 
-def check_criterion(criterion: str, above: float) -> None:
-    """Raise `SpecError` for an unknown criterion, or a part of a lesion that is none.
+def check_matching(
+    criterion: str, above: float, *, connectivity: int | None = None, min_size: int = 1
+) -> None:
+    """Raise `SpecError` for options of `match_lesions` that no mask can have.
 
     Example:
-        >>> check_criterion("iou", 0.5)
+        >>> check_matching("iou", 0.5)
     """
     if criterion not in get_args(Criterion):
         raise SpecError(unknown_name("criterion", str(criterion), get_args(Criterion)))
     if not 0 <= above < 1:
         raise SpecError(f"above must lie in 0..1, 1 excluded, got {above!r}.")
+    if connectivity not in (None, 1, 2, 3):
+        raise SpecError(f"connectivity must be None, 1, 2 or 3, got {connectivity!r}.")
+    if min_size < 1:
+        raise SpecError(f"min_size must be 1 pixel or more, got {min_size!r}.")
 
 
 def match_lesions(
@@ -106,7 +113,8 @@ def match_lesions(
         min_size: lesions of fewer pixels are no lesions: they are removed from both first.
 
     Raises:
-        SpecError: shapes that differ, an unknown criterion, a part outside 0..1.
+        SpecError: shapes that differ, an unknown criterion, a part outside 0..1, a connectivity
+            that the masks do not have, a size below 1.
 
     Example:
         >>> truth, prediction = np.array([[1, 1, 1, 0]]), np.array([[0, 0, 1, 1]])
@@ -115,20 +123,22 @@ def match_lesions(
         ... ).found
         (array([ True]), array([False]))
     """
-    check_criterion(criterion, above)
+    check_matching(criterion, above, connectivity=connectivity, min_size=min_size)
     if prediction.shape != truth.shape:
         raise SpecError(f"masks must have one shape, got {prediction.shape} and {truth.shape}.")
     said, sizes_said = _lesions(prediction, connectivity, min_size)
     real, sizes = _lesions(truth, connectivity, min_size)
-    common = np.bincount(
-        (real * (len(sizes_said) + 1) + said).ravel(),
-        minlength=(len(sizes) + 1) * (len(sizes_said) + 1),
-    ).reshape(len(sizes) + 1, -1)[1:, 1:]
+    rows, columns, common = _overlaps(real, said)
     if criterion == "overlap":
-        found = common.sum(1) > above * sizes
-        true = common.sum(0) > above * sizes_said
+        # the quotient, not the product: 0.29 * 100 is less than 29
+        found = np.bincount(rows, common, minlength=len(sizes)) / sizes > above
+        true = np.bincount(columns, common, minlength=len(sizes_said)) / sizes_said > above
     else:
-        found, true = _pairs(common, sizes, sizes_said, above)
+        iou = common / (sizes[rows] + sizes_said[columns] - common)
+        some = iou > above
+        pairs = _paired(rows[some], columns[some], iou[some])
+        found = np.isin(np.arange(len(sizes)), rows[some][pairs])
+        true = np.isin(np.arange(len(sizes_said)), columns[some][pairs])
     return LesionMatch(sizes=sizes, found=found, predicted_sizes=sizes_said, true=true)
 
 
@@ -143,16 +153,33 @@ def _lesions(
     return numbers[numbered], sizes[keep]
 
 
-def _pairs(
-    common: NDArray[np.int64], sizes: NDArray[np.int64], said: NDArray[np.int64], above: float
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows and columns of the table of common pixels are in a pair."""
-    found, true = np.zeros(len(sizes), bool), np.zeros(len(said), bool)
-    iou = common / np.maximum(sizes[:, None] + said - common, 1)
-    allowed = iou > above
-    # a pair is worth more than all the likeness of the others: as many pairs as possible first
-    worth = np.where(allowed, iou + min(common.shape, default=0), 0.0)
-    rows, columns = linear_sum_assignment(worth, maximize=True)
-    paired = allowed[rows, columns]
-    found[rows[paired]], true[columns[paired]] = True, True
-    return found, true
+def _overlaps(real: NDArray[np.int64], said: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """The pairs of true and predicted lesions that meet, from 0 on, and their common pixels.
+
+    A list and no table: an untrained model predicts so many that a table would not fit.
+    """
+    both = (real > 0) & (said > 0)
+    true, predicted = real[both] - 1, said[both] - 1
+    width = said.max(initial=0) + 1
+    codes, common = np.unique(true * width + predicted, return_counts=True)
+    return codes // width, codes % width, common
+
+
+def _paired(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], iou: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Which of the allowed pairs are taken: as many as possible, then as alike as possible."""
+    if not len(rows):
+        return np.arange(0)
+    _, row = np.unique(rows, return_inverse=True)
+    _, column = np.unique(columns, return_inverse=True)
+    lesions, others = row.max() + 1, column.max() + 1
+    # every lesion may stay alone, in a column of its own, for more than all likeness can save
+    places = np.arange(lesions)
+    costs = np.concatenate([2 - iou, np.full(lesions, lesions + 3.0)])
+    at = (np.concatenate([row, places]), np.concatenate([column, others + places]))
+    table = coo_array((costs, at), shape=(lesions, others + lesions)).tocsr()
+    first, second = min_weight_full_bipartite_matching(table)
+    partner = np.empty(lesions, np.int64)
+    partner[first] = second
+    return np.flatnonzero(partner[row] == column)

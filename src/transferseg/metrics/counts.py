@@ -43,10 +43,13 @@ def check_shapes(kind: str, given: Tensor, target: Tensor, classes: int, mode: s
     """
     pair = f"got {kind} {describe(given)} and target {describe(target)}."
     indices = mode == "multiclass" and kind == "masks"
-    expected = "(B, H, W)" if indices else f"(B, {classes}, H, W)"
-    if given.ndim != (3 if indices else 4) or (not indices and given.shape[1] != classes):
+    # indices of a volume would look like one-hot masks of slices
+    expected = "(B, H, W)" if indices else f"(B, {classes}, [D,] H, W)"
+    fits = given.ndim == 3 if indices else given.ndim in (4, 5) and given.shape[1] == classes
+    if not fits:
         raise SpecError(f"{kind} must be {expected} in mode {mode!r}, {pair}")
-    wanted = (given.shape[0], *given.shape[-2:]) if mode == "multiclass" else given.shape
+    channels = mode == "multiclass" and not indices
+    wanted = (given.shape[0], *given.shape[2:]) if channels else given.shape
     if target.shape != wanted:
         raise SpecError(f"target must be {tuple(wanted)} in mode {mode!r}, {pair}")
     if (kind == "logits") != given.is_floating_point() or given.is_complex():
@@ -65,7 +68,7 @@ class SegmentationCounts(ImageRows):
 
     Rows are int64 on the device of the data, (images, classes, 4) in the order TP, FP, FN, TN, and
     everything derives from them: `counts_a + counts_b` concatenates, `scores` sums or averages.
-    Nothing is synchronised before `scores`.
+    Nothing is synchronised before `scores`. An image may be a volume: all its voxels are one row.
 
     Args:
         classes: names in the order of the logits' channels, or their number; multiclass includes
@@ -138,10 +141,11 @@ class SegmentationCounts(ImageRows):
         """The rows of one batch, without adding them: int64 (B, classes, 4).
 
         Args:
-            logits: raw scores, (B, K, H, W), any float dtype.
-            target: multiclass: class indices (B, H, W), integers in 0..K-1 or `ignore_index`
-                (another label is found by `scores`); binary and multilabel: (B, K, H, W), any real
-                dtype, foreground above 0.5.
+            logits: raw scores, (B, K, H, W) or (B, K, D, H, W), any float dtype. NaN is no
+                foreground, and of exclusive classes the largest, as in torch.
+            target: multiclass: class indices (B, [D,] H, W), integers in 0..K-1 or `ignore_index`
+                (another label is found by `scores`); binary and multilabel: the shape of the
+                logits, any real dtype, foreground above 0.5.
 
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
@@ -158,8 +162,8 @@ class SegmentationCounts(ImageRows):
         """Count one batch of hard masks.
 
         Args:
-            prediction: multiclass: class indices (B, H, W); binary and multilabel: (B, K, H, W),
-                bool or integers, foreground above 0.
+            prediction: multiclass: class indices (B, H, W), a volume as `volume.flatten(1, 2)`;
+                binary and multilabel: (B, K, [D,] H, W), bool or integers, foreground above 0.
             target: as in `count`; what it ignores is ignored in the prediction.
 
         Raises:
@@ -206,12 +210,14 @@ class SegmentationCounts(ImageRows):
         """One score of each image and class, in the order in which the images were counted.
 
         Args:
-            score: a name of `CLASS_SCORES`, such as "dice".
+            score: a name of `CLASS_SCORES`, such as "dice"; or "accuracy", "overall_kappa" or
+                "frequency_weighted_iou", whose one column is named as the score is. (Mean accuracy
+                is the `macro` of "recall".)
             classes: names to score, all of them by default.
             empty: as in `scores`.
 
         Raises:
-            SpecError: an unknown score, class or policy.
+            SpecError: an unknown score, class or policy; classes for a score of all of them.
             DataError: nothing counted, or labels outside the classes.
         """
         return image_scores(

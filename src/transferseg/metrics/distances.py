@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from transferseg.errors import DataError, SpecError, unknown_name
-from transferseg.metrics.distribution import Distribution, distribution
+from transferseg.metrics.distribution import Distribution, ImageScores
 from transferseg.metrics.objects import ObjectRows
+from transferseg.metrics.scores import chosen_classes
 from transferseg.metrics.surface import check_spacing, check_tolerance, surface_distances
 from transferseg.metrics.tables import json_number, json_numbers, mean, text_table
 from transferseg.types import TargetMode
@@ -74,6 +75,11 @@ class SurfaceScores:
     false_alarms: Mapping[str, int]
 
     @property
+    def mean_hd(self) -> float:
+        """Mean Hausdorff distance over the classes where it is defined."""
+        return mean(self.hd.values())
+
+    @property
     def mean_hd95(self) -> float:
         """Mean HD95 over the classes where it is defined."""
         return mean(self.hd95.values())
@@ -90,7 +96,7 @@ class SurfaceScores:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the means included; None where undefined or infinite."""
-        means = ("mean_hd95", "mean_assd", "mean_surface_dice")
+        means = ("mean_hd", "mean_hd95", "mean_assd", "mean_surface_dice")
         numbers = ("both_empty", "missed", "false_alarms")
         return {
             "tolerance": self.tolerance,
@@ -186,27 +192,32 @@ class SurfaceCounts(ObjectRows):
             row[:] = *scores, found.surface_dice(self.tolerance), diagonal, not real.any()
         return rows
 
-    def scores(self, *, one_empty: OneEmpty = "exclude") -> SurfaceScores:
+    def scores(
+        self, *, classes: Sequence[str] | None = None, one_empty: OneEmpty = "exclude"
+    ) -> SurfaceScores:
         """Distances of everything counted so far, the mean over images.
 
         Args:
+            classes: names to score, all of them by default; leave the background out here.
             one_empty: what an image scores where only one of the masks is empty: see
                 `SurfaceScores`.
 
         Raises:
-            SpecError: an unknown policy.
+            SpecError: an unknown class or policy.
             DataError: nothing counted.
         """
+        chosen = chosen_classes(classes, self.classes)
+        places = [self.classes.index(name) for name in chosen]
         values = self._values(one_empty)
         rows = self.rows.cpu().numpy()
         neither, one, no_truth = _empty(rows)
         by_score = {
-            name: dict(zip(self.classes, (mean(column) for column in columns.T), strict=True))
-            for name, columns in values.items()
+            score: {n: mean(columns[:, p]) for n, p in zip(chosen, places, strict=True)}
+            for score, columns in values.items()
         }
 
         def images(condition: NDArray[np.bool_]) -> dict[str, int]:
-            return dict(zip(self.classes, condition.sum(0).tolist(), strict=True))
+            return {n: int(condition[:, p].sum()) for n, p in zip(chosen, places, strict=True)}
 
         return SurfaceScores(
             **by_score,
@@ -218,6 +229,26 @@ class SurfaceCounts(ObjectRows):
             missed=images(one & ~no_truth),
             false_alarms=images(one & no_truth),
         )
+
+    def image_scores(
+        self, score: str, *, classes: Sequence[str] | None = None, one_empty: OneEmpty = "exclude"
+    ) -> ImageScores:
+        """One score of each image and class: for intervals and paired tests.
+
+        Args:
+            score: "hd", "hd95", "assd" or "surface_dice".
+            classes: names to score, all of them by default.
+            one_empty: see `scores`; with "infinite" there is no mean to compare.
+
+        Raises:
+            SpecError: an unknown score, class or policy.
+            DataError: nothing counted.
+        """
+        if score not in _SCORES:
+            raise SpecError(unknown_name("score", score, _SCORES))
+        chosen = chosen_classes(classes, self.classes)
+        places = [self.classes.index(name) for name in chosen]
+        return ImageScores(score, one_empty, chosen, self._values(one_empty)[score][:, places])
 
     def distribution(
         self, score: str, name: str, *, one_empty: OneEmpty = "exclude"
@@ -233,11 +264,7 @@ class SurfaceCounts(ObjectRows):
             SpecError: an unknown score, class or policy.
             DataError: nothing counted.
         """
-        if name not in self.classes:
-            raise SpecError(unknown_name("class", name, self.classes))
-        if score not in _SCORES:
-            raise SpecError(unknown_name("score", score, _SCORES))
-        return distribution(self._values(one_empty)[score][:, self.classes.index(name)])
+        return self.image_scores(score, one_empty=one_empty).distribution(name)
 
     def _values(self, one_empty: OneEmpty) -> dict[str, NDArray[np.float64]]:
         """Each score of every image and class, (images, classes), NaN where it counts nowhere."""

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transferseg.errors import SpecError, unknown_name
-from transferseg.metrics.overlap import EmptyScore
+from transferseg.errors import DataError, SpecError, unknown_name
 from transferseg.metrics.tables import json_number, mean
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -66,6 +65,7 @@ def distribution(
 
     Raises:
         SpecError: a level outside 0..1.
+        DataError: more than one value an image.
 
     Example:
         >>> distribution([1.0, 3.0], quantiles=[0.5])
@@ -74,10 +74,15 @@ def distribution(
     if not all(0 <= level <= 1 for level in quantiles):
         raise SpecError(f"quantiles must lie in 0..1, got {list(quantiles)}.")
     array = np.asarray(list(values), dtype=np.float64)
+    if array.ndim != 1:
+        raise DataError(
+            f"one value an image is needed, got an array of shape {array.shape}; take one class "
+            "with `ImageScores.of`, or `ImageScores.macro`."
+        )
     defined = np.sort(array[~np.isnan(array)])
     n = len(defined)
     with np.errstate(invalid="ignore"):  # infinite distances have no spread
-        found = np.quantile(defined, quantiles) if n else [np.nan] * len(quantiles)
+        found = _levels(defined, quantiles) if n else [np.nan] * len(quantiles)
         std = float(defined.std(ddof=1)) if n > 1 else float("nan")
     return Distribution(
         n=n,
@@ -88,14 +93,21 @@ def distribution(
     )
 
 
+def _levels(values: NDArray[np.float64], levels: Sequence[float]) -> NDArray[np.float64]:
+    """Quantiles, interpolated linearly; between a number and infinity that is infinity."""
+    low, high = (np.quantile(values, levels, method=way) for way in ("lower", "higher"))
+    between: NDArray[np.float64] = np.where(np.isinf(high), high, np.quantile(values, levels))
+    return np.where(low == high, low, between)
+
+
 @dataclass(frozen=True)
 class ImageScores:
     """One score of every image and class: what distributions, intervals and paired tests read.
 
     Attributes:
-        score: which, a name of `CLASS_SCORES`.
-        empty: the policy for a class without ground truth in an image.
-        classes: the classes that were asked for, in order.
+        score: which: see `image_scores` of `SegmentationCounts` and `SurfaceCounts`.
+        empty: the policy for a class without ground truth in an image (of surfaces: in one mask).
+        classes: the classes that were asked for, in order; of an overall score its own name.
         values: (images, classes), NaN where undefined; images in the order of counting.
 
     Example:
@@ -107,7 +119,7 @@ class ImageScores:
     """
 
     score: str
-    empty: EmptyScore
+    empty: str
     classes: tuple[str, ...]
     values: NDArray[np.float64]
 

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from transferseg.errors import DataError, SpecError
-from transferseg.metrics.components import Criterion, check_criterion, match_lesions
+from transferseg.metrics.components import Criterion, check_matching, match_lesions
 from transferseg.metrics.objects import ObjectRows
+from transferseg.metrics.scores import chosen_classes
 from transferseg.metrics.tables import json_number, json_numbers, mean, text_table
 from transferseg.types import TargetMode
 
@@ -27,6 +28,8 @@ class LesionScores:
     Attributes:
         criterion: when a lesion counts as found: see `match_lesions`.
         above: part of the lesion, or IoU, that had to be exceeded.
+        connectivity: of the components: see `label_lesions`.
+        min_size: pixels from which on a component was a lesion.
         sensitivity: found lesions over all true ones; NaN without one.
         precision: predicted lesions that are true, over all predicted ones; NaN without one.
         f1: harmonic mean of the two; 0 where one of them is 0, NaN without a true lesion.
@@ -51,6 +54,8 @@ class LesionScores:
 
     criterion: Criterion
     above: float
+    connectivity: int | None
+    min_size: int
     sensitivity: Mapping[str, float]
     precision: Mapping[str, float]
     f1: Mapping[str, float]
@@ -69,20 +74,28 @@ class LesionScores:
         return mean(self.sensitivity.values())
 
     @property
+    def mean_precision(self) -> float:
+        """Mean precision over the classes with a predicted lesion."""
+        return mean(self.precision.values())
+
+    @property
     def mean_f1(self) -> float:
         """Mean F1 over the classes with a lesion."""
         return mean(self.f1.values())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the means included; None where undefined."""
+        means = ("mean_sensitivity", "mean_precision", "mean_f1")
         scores = ("sensitivity", "precision", "f1", "false_positives_per_image")
         numbers = ("lesions", "predicted", "empty_images", "false_alarm_images")
         sizes = self.sensitivity_by_size.items()
         return {
             "criterion": self.criterion,
             "above": self.above,
+            "connectivity": self.connectivity,
+            "min_size": self.min_size,
             "images": self.images,
-            **{name: json_number(getattr(self, name)) for name in ("mean_sensitivity", "mean_f1")},
+            **{name: json_number(getattr(self, name)) for name in means},
             **{name: json_numbers(getattr(self, name)) for name in scores},
             **{name: dict(getattr(self, name)) for name in numbers},
             "sensitivity_by_size": {name: json_numbers(found) for name, found in sizes},
@@ -122,7 +135,8 @@ class LesionCounts(ObjectRows):
         ignore_index: pixels with this target value are background in both masks.
 
     Raises:
-        SpecError: an unknown mode or criterion, classes that do not fit, limits that do not rise.
+        SpecError: an unknown mode or criterion, classes that do not fit, limits that do not rise,
+            a connectivity or a size that no mask has.
 
     Example:
         >>> counts = LesionCounts(["lesion"], mode="binary", size_limits=[2])
@@ -148,7 +162,7 @@ class LesionCounts(ObjectRows):
         ignore_index: int | None = 255,
     ) -> None:
         super().__init__(classes, mode=mode, threshold=threshold, ignore_index=ignore_index)
-        check_criterion(criterion, above)
+        check_matching(criterion, above, connectivity=connectivity, min_size=min_size)
         self.criterion, self.above = criterion, above
         self.connectivity, self.min_size = connectivity, min_size
         self.size_limits = tuple(size_limits)
@@ -185,17 +199,23 @@ class LesionCounts(ObjectRows):
         bins = len(self.size_limits) + 1
         return [np.bincount(some, minlength=bins) for some in (places, places[hit])]
 
-    def scores(self) -> LesionScores:
+    def scores(self, *, classes: Sequence[str] | None = None) -> LesionScores:
         """Detection scores of everything counted so far.
 
+        Args:
+            classes: names to score, all of them by default; leave the background out here.
+
         Raises:
+            SpecError: an unknown class.
             DataError: nothing counted.
         """
         rows = self.rows.cpu().numpy()
+        chosen = chosen_classes(classes, self.classes)
         if not len(rows):
             raise DataError("no image has been counted, so there are no scores; an empty split?")
-        total = dict(zip(self.classes, rows.sum((0, 2)).tolist(), strict=True))
-        sizes = dict(zip(self.classes, rows.sum(0).tolist(), strict=True))
+        rows = rows[:, [self.classes.index(name) for name in chosen]]
+        total = dict(zip(chosen, rows.sum((0, 2)).tolist(), strict=True))
+        sizes = dict(zip(chosen, rows.sum(0).tolist(), strict=True))
         sensitivity = {name: _part(found, all_) for name, (all_, found, _, _) in total.items()}
         precision = {name: _part(right, said) for name, (_, _, said, right) in total.items()}
         empty = rows[..., 0].sum(-1) == 0
@@ -204,6 +224,8 @@ class LesionCounts(ObjectRows):
         return LesionScores(
             criterion=self.criterion,
             above=self.above,
+            connectivity=self.connectivity,
+            min_size=self.min_size,
             sensitivity=sensitivity,
             precision=precision,
             f1={name: _f1(sensitivity[name], precision[name]) for name in total},
@@ -219,8 +241,8 @@ class LesionCounts(ObjectRows):
                 for name, bins in sizes.items()
             },
             images=len(rows),
-            empty_images=dict(zip(self.classes, empty.sum(0).tolist(), strict=True)),
-            false_alarm_images=dict(zip(self.classes, alarm.sum(0).tolist(), strict=True)),
+            empty_images=dict(zip(chosen, empty.sum(0).tolist(), strict=True)),
+            false_alarm_images=dict(zip(chosen, alarm.sum(0).tolist(), strict=True)),
         )
 
 

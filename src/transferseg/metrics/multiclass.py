@@ -113,7 +113,7 @@ class MulticlassCounts(ImageRows):
     Rows are int64 on the device of the data, (images, 2): the predicted class and the true one. The
     predicted class is that of the largest logit, the lowest index on ties. -1 stands for none: a
     missing label; or logits with a NaN, which predict no class, so that their image is wrong and in
-    no cell of the confusion matrix.
+    no cell of the confusion matrix. -2 is a label row without a class, which `scores` refuses.
 
     Args:
         classes: the classes' names in the order of the logits, or their number; two or more.
@@ -156,14 +156,16 @@ class MulticlassCounts(ImageRows):
         Args:
             logits: raw scores, (B, K), any float dtype.
             label: (B, K), any real dtype, each row one-hot (of a soft row the largest entry counts,
-                the first on ties; not checked here); a row with a NaN is a missing label.
+                the first on ties; a row without an entry above 0 is found by `scores`); a row with
+                a NaN is a missing label.
 
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
         """
         check_labels(logits, label, len(self.classes))
         values = label if label.is_floating_point() else label.float()
-        return torch.stack([_largest(logits), _largest(values)], dim=1)
+        true = torch.where(values.amax(dim=1) <= 0, -2, _largest(values))
+        return torch.stack([_largest(logits), true], dim=1)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         """Count one batch: see `count`."""
@@ -173,7 +175,7 @@ class MulticlassCounts(ImageRows):
         """Accuracy, recall, precision and confusion matrix of everything counted so far.
 
         Raises:
-            DataError: nothing counted, or rows of another number of classes.
+            DataError: nothing counted, rows of another number of classes, or a label without one.
         """
         rows = self.rows.cpu().numpy()
         if not len(rows):
@@ -182,6 +184,12 @@ class MulticlassCounts(ImageRows):
             raise DataError(
                 f"the rows hold class number {rows.max()}, but there are {len(self.classes)} "
                 "classes; take rows that were counted with these classes."
+            )
+        wrong = np.flatnonzero(rows[:, 1] < -1)
+        if len(wrong):
+            raise DataError(
+                f"the label of {len(wrong)} image(s), the first being number {wrong[0]}, has no "
+                "entry above 0, so no class; give NaN where a label is missing."
             )
         predicted, true = rows[rows[:, 1] >= 0].T
         right = predicted == true

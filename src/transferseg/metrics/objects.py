@@ -14,6 +14,7 @@ from torch import Tensor
 from transferseg.errors import SpecError, describe
 from transferseg.metrics.counts import SegmentationCounts
 from transferseg.metrics.rows import ImageRows
+from transferseg.metrics.scores import refuse_labels
 from transferseg.types import TargetMode
 
 
@@ -63,19 +64,23 @@ class ObjectRows(ImageRows):
 
         Args:
             logits: raw scores, (B, K, H, W) or (B, K, D, H, W), any float dtype.
-            target: multiclass: class indices (B, [D,] H, W), integers; binary and multilabel: the
-                shape of the logits, any real dtype, foreground above 0.5.
+            target: multiclass: class indices (B, [D,] H, W), integers in 0..K-1 or `ignore_index`;
+                binary and multilabel: the shape of the logits, any real dtype, foreground above
+                0.5.
 
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
+            DataError: labels outside the classes, naming the first image.
         """
         pair = f"got logits {describe(logits)} and target {describe(target)}."
         if not logits.is_floating_point():
             raise SpecError(f"logits are of a floating dtype (`update`), {pair}")
         if logits.ndim not in (4, 5) or logits.shape[1] != len(self.classes):
             raise SpecError(f"logits must be (B, {len(self.classes)}, [D,] H, W), {pair}")
-        exclusive = self.mode == "multiclass"
-        return self._rows(logits.argmax(1) if exclusive else logits.float() > self._logit, target)
+        if self.mode == "multiclass":
+            return self._rows(logits.argmax(1), target)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self._rows(wide > self._logit, target)
 
     def _rows(self, hard: Tensor, target: Tensor) -> Tensor:
         """Of hard masks in the shape of the target."""
@@ -85,16 +90,31 @@ class ObjectRows(ImageRows):
             raise SpecError(f"both must have one shape that fits mode {self.mode!r}, {pair}")
         if channels and hard.shape[1] != len(self.classes):
             raise SpecError(f"there are {len(self.classes)} classes, {pair}")
+        if not channels and (target.is_floating_point() or target.dtype is torch.bool):
+            raise SpecError(f"target must be of an integer dtype in mode {self.mode!r}, {pair}")
         said, real = hard.cpu().numpy(), _wide(target).cpu().numpy()
+        if not channels:
+            self._check_labels(said, real)
         rows = [self._masks_row(*image) for image in zip(said, real, strict=True)]
         if not rows:
             return torch.zeros((0, *self.row_shape), dtype=self.row_dtype)
         return torch.from_numpy(np.stack(rows))
 
+    def _counted(self, real: NDArray[Any]) -> NDArray[np.bool_]:
+        if self.ignore_index is None:
+            return np.ones(real.shape, bool)
+        counted: NDArray[np.bool_] = real != self.ignore_index
+        return counted
+
+    def _check_labels(self, said: NDArray[Any], real: NDArray[Any]) -> None:
+        """Of exclusive classes; both (B, [D,] H, W)."""
+        number, counted = len(self.classes), self._counted(real)
+        for what, labels in (("ground truth", real), ("prediction", said)):
+            wrong = counted & ((labels < 0) | (labels >= number))
+            refuse_labels(f"batch's {what}", np.array([some.any() for some in wrong], bool), number)
+
     def _masks_row(self, said: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
-        counted = np.ones(real.shape, bool)
-        if self.ignore_index is not None:
-            counted = real != self.ignore_index
+        counted = self._counted(real)
         if self.mode != "multiclass":
             return self.image_row((said > 0) & counted, (real > 0.5) & counted)
         classes = np.arange(len(self.classes)).reshape(-1, *[1] * real.ndim)
@@ -110,6 +130,7 @@ class ObjectRows(ImageRows):
 
         Raises:
             SpecError: shapes that do not fit, or a floating prediction.
+            DataError: labels outside the classes, naming the first image.
         """
         if prediction.is_floating_point():
             raise SpecError(f"masks are of an integer or bool dtype, got {describe(prediction)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -134,40 +134,40 @@ def unit_scores(rows: NDArray[np.int64], empty: EmptyScore) -> dict[str, NDArray
     return found
 
 
-def overall_accuracy(units: NDArray[np.int64], mode: TargetMode) -> float:
-    """Part of the counted pixels that are right, the mean over units; (units, classes, 4).
+def unit_accuracy(units: NDArray[np.int64], mode: TargetMode) -> NDArray[np.float64]:
+    """Part of the counted pixels that are right; (units, classes, 4) to (units,).
 
     Example:
-        >>> overall_accuracy(np.array([[[1, 1, 0, 2]]]), "binary")
-        0.75
+        >>> unit_accuracy(np.array([[[1, 1, 0, 2]]]), "binary")
+        array([0.75])
     """
     tp, _, _, tn = np.moveaxis(units, -1, 0)
     if mode == "multiclass":  # every pixel is counted once a class; TN would count it again
-        return mean(ratio(tp.sum(1), units[:, 0].sum(-1)))
-    return mean(ratio((tp + tn).sum(1), units.sum((1, 2))))
+        return ratio(tp.sum(1), units[:, 0].sum(-1))
+    return ratio((tp + tn).sum(1), units.sum((1, 2)))
 
 
-def overall_kappa(units: NDArray[np.int64], mode: TargetMode) -> float:
-    """Cohen's kappa of all exclusive classes at once, the mean over units; (units, classes, 4).
+def unit_kappa(units: NDArray[np.int64], mode: TargetMode) -> NDArray[np.float64]:
+    """Cohen's kappa of all exclusive classes at once; (units, classes, 4) to (units,).
 
     Of independent classes (binary, multilabel) the mean of the classes' own kappas.
 
     Source: Cohen 1960.
 
     Example:
-        >>> round(overall_kappa(np.array([[[2, 1, 1, 4]]]), "binary"), 4)
-        0.4667
+        >>> unit_kappa(np.array([[[2, 1, 1, 4]]]), "binary").round(4)
+        array([0.4667])
     """
     counts = Confusion.of(units)
     if mode != "multiclass":
-        return mean(mean(unit) for unit in counts.kappa)
+        return np.array([mean(unit) for unit in counts.kappa])
     pixels = units[:, 0].sum(-1).astype(np.float64)
     agreed, chance = pixels * counts.tp.sum(1), (counts.predicted * counts.true).sum(1)
-    return mean(ratio(agreed - chance, pixels**2 - chance))
+    return ratio(agreed - chance, pixels**2 - chance)
 
 
-def frequency_weighted_iou(units: NDArray[np.int64]) -> float:
-    """IoU of the classes weighted with their part of the ground truth, the mean over units.
+def unit_weighted_iou(units: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU of the classes weighted with their part of the ground truth; (units,).
 
     Args:
         units: (units, classes, 4); the weights are over these classes, NaN where none is present.
@@ -175,9 +175,32 @@ def frequency_weighted_iou(units: NDArray[np.int64]) -> float:
     Source: Long, Shelhamer and Darrell 2015, section 5.
 
     Example:
-        >>> frequency_weighted_iou(np.array([[[3, 0, 0, 1], [0, 0, 1, 3]]]))
-        0.75
+        >>> unit_weighted_iou(np.array([[[3, 0, 0, 1], [0, 0, 1, 3]]]))
+        array([0.75])
     """
     counts = Confusion.of(units)
     iou = np.nan_to_num(CLASS_SCORES["iou"].formula(counts))  # without a pixel its weight is 0
-    return mean(ratio((counts.true * iou).sum(1), counts.true.sum(1)))
+    return ratio((counts.true * iou).sum(1), counts.true.sum(1))
+
+
+#: Scores of all classes together that every unit (an image, or the pooled pixels) has one of.
+OVERALL_SCORES = ("accuracy", "overall_kappa", "frequency_weighted_iou")
+
+
+def overall_scores(
+    units: NDArray[np.int64], mode: TargetMode, places: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """Every one of `OVERALL_SCORES` of (units, classes, 4) counts, each (units,).
+
+    Accuracy and kappa are of all classes, the weighted IoU of those at `places`.
+
+    Example:
+        >>> overall_scores(np.array([[[1, 1, 0, 2]]]), "binary", [0])["accuracy"]
+        array([0.75])
+    """
+    found = (
+        unit_accuracy(units, mode),
+        unit_kappa(units, mode),
+        unit_weighted_iou(units[:, places]),
+    )
+    return dict(zip(OVERALL_SCORES, found, strict=True))

@@ -26,7 +26,8 @@ class RankCorrelation:
         spearman: rho, -1..1; NaN where one side does not vary.
         spearman_p: two-sided, from the t distribution, as papers and scipy print it. It is 0 for a
             perfect order however few pairs there are.
-        spearman_exact_p: two-sided, from every order of the target; None above 8 pairs.
+        spearman_exact_p: two-sided, from every order of the target; above 8 pairs None, but for a
+            perfect order.
         kendall: tau-b, -1..1.
         kendall_p: two-sided, as scipy gives it (exact for few pairs without ties).
         n: pairs.
@@ -80,16 +81,24 @@ def rank_correlation(source: Sequence[float], target: Sequence[float]) -> RankCo
     return RankCorrelation(
         spearman=float(rho.statistic),
         spearman_p=float(rho.pvalue),
-        spearman_exact_p=_exact_p(x, y) if len(x) <= _EXACT else None,
+        spearman_exact_p=_exact_p(x, y),
         kendall=float(tau.statistic),
         kendall_p=float(tau.pvalue),
         n=len(x),
     )
 
 
-def _exact_p(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+def _exact_p(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
     """Part of the orders of y whose rho is at least as far from 0."""
     ranks, others = (stats.rankdata(values) for values in (x, y))
+    turned = len(x) + 1 - others
+    if len(x) > _EXACT:
+        if not (np.array_equal(ranks, others) or np.array_equal(ranks, turned)):
+            return None
+        # the one order, and the reverse if the ties allow it, of all n!, tied values being alike
+        alike = math.prod(map(math.factorial, np.unique(others, return_counts=True)[1].tolist()))
+        ways = 2 if np.array_equal(np.sort(others), np.sort(turned)) else 1
+        return ways * alike / math.factorial(len(x))
     centred = ranks - ranks.mean()
     orders = np.array(list(permutations(others - others.mean())))
     products = np.abs(orders @ centred)

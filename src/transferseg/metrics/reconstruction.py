@@ -12,7 +12,7 @@ from torch import Tensor
 from transferseg.errors import DataError, SpecError, describe, unknown_name
 from transferseg.metrics.overlap import Scheme
 from transferseg.metrics.rows import ImageRows
-from transferseg.metrics.tables import json_number, mean
+from transferseg.metrics.tables import json_number
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ReconstructionError(ImageRows):
         """The rows of one batch, without adding them: float32 (B, 3).
 
         Args:
-            output: the reconstruction, (B, ...), any float dtype; computed in at least float32.
+            output: the reconstruction, (B, ...), any float dtype; computed in float64.
             target: the image that the model was given, of the same shape, any float dtype.
 
         Raises:
@@ -90,10 +90,10 @@ class ReconstructionError(ImageRows):
             raise SpecError(f"output and target must have one shape (B, ...) with values, {pair}")
         if not (output.is_floating_point() and target.is_floating_point()):
             raise SpecError(f"output and target must be of a floating dtype, {pair}")
-        wide = torch.promote_types(output.dtype, torch.float32)
-        difference = (output.to(wide) - target.to(wide)).flatten(1)
-        l1, l2 = difference.abs().mean(1), difference.square().mean(1)
-        return torch.stack([l1, l2, torch.full_like(l1, difference.shape[1])], dim=1).float()
+        rows = [_image_row(*image) for image in zip(output, target, strict=True)]
+        if not rows:
+            return torch.zeros((0, 3), dtype=self.row_dtype, device=output.device)
+        return torch.stack(rows)
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Count one batch: see `count`."""
@@ -114,13 +114,23 @@ class ReconstructionError(ImageRows):
         rows = self.rows.cpu().double()
         if not len(rows):
             raise DataError("no image has been counted, so there is no error; an empty split?")
-        if not bool(rows.isfinite().all()):
-            l1, l2 = rows[:, :2].mean(0).tolist()  # NaN or infinite, as the outputs are
-        elif scheme == "per_image":
-            l1, l2 = mean(rows[:, 0].tolist()), mean(rows[:, 1].tolist())
-        else:
-            values = math.fsum(rows[:, 2].tolist())
-            l1, l2 = (
-                math.fsum((rows[:, place] * rows[:, 2]).tolist()) / values for place in (0, 1)
-            )
+        weights = rows[:, 2] if scheme == "pooled" else torch.ones_like(rows[:, 2])
+        # fsum is exact, so that the order of the images does not show; NaN and infinity stay
+        l1, l2 = (
+            math.fsum((rows[:, place] * weights).tolist()) / math.fsum(weights.tolist())
+            for place in (0, 1)
+        )
         return ReconstructionScores(l1=l1, l2=l2, scheme=scheme, images=len(rows))
+
+
+def _image_row(output: Tensor, target: Tensor) -> Tensor:
+    """L1, L2 and number of values of one image, float32 (3,).
+
+    Each image alone and summed in float64, so that its row is the same in any batch and on any
+    number of threads and processes: in float32 the last digits depend on how a sum is cut up.
+    """
+    # Apple's GPUs have no float64
+    wide = torch.float32 if output.device.type == "mps" else torch.float64
+    difference = output.to(wide) - target.to(wide)
+    l1, l2 = difference.abs().mean(), difference.square().mean()
+    return torch.stack([l1, l2, torch.full_like(l1, difference.numel())]).float()

@@ -24,7 +24,7 @@ class ImageRows(ABC):
 
     Over several processes, rows can be gathered batch by batch, without accelerate's duplicates of
     the last batch, `counts.append(accelerator.gather_for_metrics(counts.count(logits, target)))`,
-    or whole metrics can be added at the end.
+    or whole metrics can be added at the end: `sum(metrics)`.
     """
 
     #: dtype of the rows
@@ -45,11 +45,15 @@ class ImageRows(ABC):
 
     @property
     def rows(self) -> Tensor:
-        """All rows, (images, *row_shape), in the order in which they were counted."""
+        """All rows, (images, *row_shape), in the order in which they were counted.
+
+        Where parts lie on several devices, on that of the last one.
+        """
         if not self._parts:
             return torch.zeros((0, *self.row_shape), dtype=self.row_dtype, device=self._device)
         if len(self._parts) > 1:
-            self._parts = [torch.cat(self._parts)]
+            device = self._parts[-1].device  # loaded rows may lie elsewhere
+            self._parts = [torch.cat([part.to(device) for part in self._parts])]
         return self._parts[0]
 
     def append(self, rows: Tensor) -> None:
@@ -102,6 +106,18 @@ class ImageRows(ABC):
             )
         rows = self.rows
         return self.from_rows(torch.cat([rows, other.rows.to(rows.device)]), like=self)
+
+    def __radd__(self: R, other: int) -> R:
+        """0 + metric, with which `sum(metrics)` begins.
+
+        Raises:
+            SpecError: another number than 0.
+        """
+        if other != 0:
+            raise SpecError(
+                f"only metrics of one kind can be added, got {other!r} and {type(self).__name__}."
+            )
+        return self.from_rows(self.rows, like=self)
 
     def reset(self) -> None:
         """Forget every image."""

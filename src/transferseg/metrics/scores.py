@@ -14,11 +14,10 @@ from transferseg.errors import DataError, SpecError, unknown_name
 from transferseg.metrics.distribution import ImageScores
 from transferseg.metrics.overlap import (
     CLASS_SCORES,
+    OVERALL_SCORES,
     EmptyScore,
     Scheme,
-    frequency_weighted_iou,
-    overall_accuracy,
-    overall_kappa,
+    overall_scores,
     unit_scores,
 )
 from transferseg.metrics.tables import json_number, json_numbers, markdown_table, mean, text_table
@@ -69,6 +68,8 @@ class SegmentationScores:
         images: how many images were counted.
         empty_images: by class, in how many images it has counted pixels but no ground truth.
         false_alarm_images: by class, in how many of those it is predicted all the same.
+        missed_images: by class, in how many images it is there and nowhere predicted; its precision
+            is undefined in those, and they are in no mean of it.
         ignored_images: by class, in how many images no pixel counts; they score nothing.
 
     Example:
@@ -104,6 +105,7 @@ class SegmentationScores:
     images: int
     empty_images: Mapping[str, int]
     false_alarm_images: Mapping[str, int]
+    missed_images: Mapping[str, int]
     ignored_images: Mapping[str, int]
 
     @property
@@ -155,7 +157,7 @@ class SegmentationScores:
         """JSON-ready values, the means included; None where a score is undefined."""
         overall = ("accuracy", "mean_accuracy", "overall_kappa", "frequency_weighted_iou")
         means = (*(f"mean_{name}" for name in CLASS_SCORES), *overall)
-        images = ("empty_images", "false_alarm_images", "ignored_images")
+        images = ("empty_images", "false_alarm_images", "missed_images", "ignored_images")
         return {
             "scheme": self.scheme,
             "empty": self.empty,
@@ -204,6 +206,21 @@ class SegmentationScores:
         return "\n".join([*self._what(), table, self._accuracy_line()])
 
 
+def refuse_labels(what: str, wrong: NDArray[np.bool_], classes: int) -> None:
+    """Raise `DataError` when images, (images,), have labels outside the classes.
+
+    Example:
+        >>> refuse_labels("ground truth", np.array([False]), 2)
+    """
+    places = np.flatnonzero(wrong)
+    if len(places):
+        raise DataError(
+            f"the {what} of {len(places)} image(s), the first being number {places[0]}, has labels "
+            f"outside 0..{classes - 1} that are not the ignore_index; map them to classes or to "
+            "the ignore_index first."
+        )
+
+
 def check_rows(rows: NDArray[np.int64], mode: TargetMode) -> None:
     """Raise `DataError` when nothing was counted, or labels lie outside the classes.
 
@@ -216,13 +233,27 @@ def check_rows(rows: NDArray[np.int64], mode: TargetMode) -> None:
     pixels = rows[:, 0].sum(-1)
     tp, fp, fn, _ = np.moveaxis(rows, -1, 0)
     for what, shared in (("ground truth", (tp + fn).sum(1)), ("prediction", (tp + fp).sum(1))):
-        wrong = np.flatnonzero(shared != pixels)
-        if len(wrong):
-            raise DataError(
-                f"the {what} of {len(wrong)} image(s), the first being number {wrong[0]}, has "
-                f"labels outside 0..{rows.shape[1] - 1} that are not the ignore_index; map them to "
-                "classes or to the ignore_index first."
-            )
+        refuse_labels(what, shared != pixels, rows.shape[1])
+
+
+def chosen_classes(names: Sequence[str] | None, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes asked for, all of them for None.
+
+    Raises:
+        SpecError: an unknown class, no class at all, a class twice.
+
+    Example:
+        >>> chosen_classes(["lung"], ("background", "lung"))
+        ('lung',)
+    """
+    if names is None:
+        return classes
+    if isinstance(names, str) or not names or len(set(names)) != len(names):
+        raise SpecError(f"classes must be one or more distinct names in a list, got {names!r}.")
+    for name in names:
+        if name not in classes:
+            raise SpecError(unknown_name("class", str(name), classes))
+    return tuple(names)
 
 
 def check_selection(
@@ -237,14 +268,7 @@ def check_selection(
         raise SpecError(unknown_name("scheme", str(scheme), get_args(Scheme)))
     if empty not in get_args(EmptyScore):
         raise SpecError(unknown_name("empty policy", str(empty), get_args(EmptyScore)))
-    if names is None:
-        return classes
-    if isinstance(names, str) or not names or len(set(names)) != len(names):
-        raise SpecError(f"classes must be one or more distinct names in a list, got {names!r}.")
-    for name in names:
-        if name not in classes:
-            raise SpecError(unknown_name("class", str(name), classes))
-    return tuple(names)
+    return chosen_classes(names, classes)
 
 
 def segmentation_scores(
@@ -265,6 +289,7 @@ def segmentation_scores(
         score: {name: mean(values[:, place]) for name, place in zip(names, places, strict=True)}
         for score, values in unit_scores(units, empty).items()
     }
+    overall = overall_scores(units, mode, places)
     counted, truth = rows.sum(-1) > 0, rows[..., 0] + rows[..., 2] > 0
     without = counted & ~truth
 
@@ -277,14 +302,15 @@ def segmentation_scores(
         empty=empty,
         classes=names,
         **scores,
-        accuracy=overall_accuracy(units, mode),
-        overall_kappa=overall_kappa(units, mode),
-        frequency_weighted_iou=frequency_weighted_iou(units[:, places]),
+        accuracy=mean(overall["accuracy"]),
+        overall_kappa=mean(overall["overall_kappa"]),
+        frequency_weighted_iou=mean(overall["frequency_weighted_iou"]),
         present=tuple(name for name in names if with_truth[name]),
         absent=tuple(name for name in names if not with_truth[name]),
         images=len(rows),
         empty_images=images(without),
         false_alarm_images=images(without & (rows[..., 1] > 0)),
+        missed_images=images(truth & (rows[..., 0] + rows[..., 1] == 0)),
         ignored_images=images(~counted),
     )
 
@@ -299,9 +325,16 @@ def image_scores(
     empty: EmptyScore,
 ) -> ImageScores:
     """One score of each image and class; see `SegmentationCounts.image_scores`."""
-    if score not in CLASS_SCORES:
-        raise SpecError(unknown_name("score", str(score), CLASS_SCORES))
+    every = (*CLASS_SCORES, *OVERALL_SCORES)
+    if score not in every:
+        raise SpecError(unknown_name("score", str(score), every))
+    if chosen is not None and score in ("accuracy", "overall_kappa"):
+        raise SpecError(f"{score} is of all classes together: leave classes out.")
     names = check_selection(chosen, classes, "per_image", empty)
     check_rows(rows, mode)
-    values = unit_scores(rows, empty)[score][:, [classes.index(name) for name in names]]
+    places = [classes.index(name) for name in names]
+    if score in OVERALL_SCORES:
+        names, values = (score,), overall_scores(rows, mode, places)[score][:, None]
+    else:
+        values = unit_scores(rows, empty)[score][:, places]
     return ImageScores(score=score, empty=empty, classes=names, values=values)

@@ -1,140 +1,25 @@
-"""Statistics for papers: confidence intervals, paired tests, correction for many tests."""
+"""Statistics for papers: paired tests of two models, correction for many tests."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from transferseg.errors import DataError, SpecError, unknown_name
+from transferseg.metrics.bootstrap import DRAWN, check_groups, check_scores
 from transferseg.metrics.tables import mean
 
-Bootstrap: TypeAlias = Literal["percentile", "basic", "bca"]
 PairedTestName: TypeAlias = Literal["wilcoxon", "permutation"]
 Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A statistic and its confidence interval.
-
-    Attributes:
-        value: of the whole sample.
-        low: lower limit.
-        high: upper limit.
-        confidence: part of such intervals that cover the true value, if the model holds.
-        n: images in the sample; with the default statistic those with a defined score.
-        groups: patients that were drawn; None where images were.
-
-    Example:
-        >>> print(Interval(0.8, 0.75, 0.84, 0.95, 40, 12))
-        0.8000 (95% CI 0.7500 to 0.8400; 40 images of 12 groups)
-    """
-
-    value: float
-    low: float
-    high: float
-    confidence: float
-    n: int
-    groups: int | None
-
-    def __str__(self) -> str:
-        drawn = "" if self.groups is None else f" of {self.groups} groups"
-        limits = f"{100 * self.confidence:g}% CI {self.low:.4f} to {self.high:.4f}"
-        return f"{self.value:.4f} ({limits}; {self.n} images{drawn})"
-
-
-def bootstrap_interval(
-    sample: Sequence[float] | NDArray[Any],
-    *,
-    groups: Sequence[Hashable] | None = None,
-    statistic: Callable[[NDArray[Any]], float] | None = None,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    method: Bootstrap = "percentile",
-    seed: int = 0,
-) -> Interval:
-    """A confidence interval from resampling images, or whole patients.
-
-    Images of one patient are alike: an interval that draws them one by one is too narrow. With
-    `groups`, patients are drawn, each with all of its images (the cluster bootstrap).
-
-    Args:
-        sample: one entry an image along the first axis: scores (n,), of which NaN counts nowhere,
-            or for a statistic of your own anything, such as `SegmentationCounts.rows` (n, K, 4).
-        groups: the patient of each image, in the order of the sample.
-        statistic: sample -> number; by default the mean of the defined scores.
-        confidence: 0..1.
-        resamples: how many samples are drawn.
-        method: "percentile", "basic" or "bca" (bias-corrected and accelerated).
-        seed: of the draws.
-
-    Raises:
-        DataError: fewer than two images or patients, or groups of another length.
-        SpecError: an unknown method, a confidence outside 0..1, fewer than one resample.
-
-    Source: Efron and Tibshirani 1993; scipy.stats.bootstrap.
-
-    Example:
-        >>> dice = [0.80, 0.82, 0.40, 0.42, 0.90, 0.92]
-        >>> patients = ["a", "a", "b", "b", "c", "c"]
-        >>> print(bootstrap_interval(dice, groups=patients, seed=1))
-        0.7100 (95% CI 0.4100 to 0.9100; 6 images of 3 groups)
-    """
-    if method not in get_args(Bootstrap):
-        raise SpecError(unknown_name("method", str(method), get_args(Bootstrap)))
-    if not 0 < confidence < 1 or resamples < 1:
-        raise SpecError(
-            "confidence must lie between 0 and 1 and resamples be 1 or more, got "
-            f"{confidence!r} and {resamples!r}."
-        )
-    array = np.asarray(sample)
-    if groups is not None and len(groups) != len(array):
-        raise DataError(f"there are {len(array)} images, but groups of {len(groups)}.")
-    if statistic is None:  # a draw of undefined scores alone would have no mean
-        kept = ~np.isnan(array)
-        groups = None if groups is None else [g for g, k in zip(groups, kept, strict=True) if k]
-        array = array[kept]
-    members = _members(len(array), groups)
-    measure = statistic or mean
-
-    def drawn(units: NDArray[np.int64]) -> float:
-        return float(measure(array[np.concatenate([members[unit] for unit in units])]))
-
-    result = stats.bootstrap(
-        (np.arange(len(members)),),
-        drawn,
-        vectorized=False,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="BCa" if method == "bca" else method,
-        random_state=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
-    return Interval(
-        value=float(measure(array)),
-        low=float(low),
-        high=float(high),
-        confidence=confidence,
-        n=len(array),
-        groups=None if groups is None else len(members),
-    )
-
-
-def _members(images: int, groups: Sequence[Hashable] | None) -> list[NDArray[np.int64]]:
-    """The images of each unit that is drawn."""
-    places: dict[Hashable, list[int]] = {}
-    for place, key in enumerate(range(images) if groups is None else groups):
-        places.setdefault(key, []).append(place)
-    if len(places) < 2:
-        what = "images" if groups is None else "groups"
-        raise DataError(f"two or more {what} are needed to see how they differ, got {len(places)}.")
-    return [np.array(some) for some in places.values()]
+#: up to so many pairs, ties and zeros cost no exactness: every sign is tried, as in scipy
+_TRIED = 13
 
 
 @dataclass(frozen=True)
@@ -163,7 +48,8 @@ class PairedTest:
 
     def __str__(self) -> str:
         images = f"{self.undefined} image{'' if self.undefined == 1 else 's'} undefined"
-        numbers = f"difference {self.difference:.4f}, p = {self.p_value:.4f}"
+        p_value = "p < 0.0001" if self.p_value < 0.0001 else f"p = {self.p_value:.4f}"
+        numbers = f"difference {self.difference:.4f}, {p_value}"
         return f"{self.test}: {numbers} ({self.alternative}, {self.n} pairs, {images})"
 
 
@@ -179,10 +65,12 @@ def paired_test(
 ) -> PairedTest:
     """Compare two models on the same images.
 
+    Differences that are equal to 12 digits of the largest score count as equal.
+
     Args:
         first: scores of one model, one an image; NaN where undefined.
         second: of the other model, of the same images in the same order.
-        test: "wilcoxon": the signed-rank test (exact for few pairs without ties and zeros);
+        test: "wilcoxon": the signed-rank test (exact up to 50 pairs, with ties or zeros up to 13);
             "permutation": signs of the differences flipped, their mean compared; every flip where
             there are at most `resamples` of them, else so many drawn.
         groups: the patient of each image: the means of each patient are compared then, since
@@ -192,8 +80,9 @@ def paired_test(
         seed: of its draws.
 
     Raises:
-        DataError: lengths that differ, or no pair of defined scores.
-        SpecError: an unknown test or alternative.
+        DataError: lengths that differ, an infinite score, missing groups, fewer than two pairs of
+            defined scores.
+        SpecError: an unknown test or alternative, fewer than one resample.
 
     Source: Wilcoxon 1945; scipy.stats.wilcoxon and scipy.stats.permutation_test.
 
@@ -206,18 +95,21 @@ def paired_test(
         raise SpecError(unknown_name("test", str(test), get_args(PairedTestName)))
     if alternative not in get_args(Alternative):
         raise SpecError(unknown_name("alternative", str(alternative), get_args(Alternative)))
+    if resamples < 1 or resamples != int(resamples):
+        raise SpecError(f"resamples must be a whole number from 1, got {resamples!r}.")
     differences, undefined = _differences(first, second, groups)
+    if len(differences) < 2:
+        what = "images" if groups is None else "groups"
+        raise DataError(
+            f"two or more {what} with defined scores of both models are needed to compare "
+            f"them, got {len(differences)}."
+        )
     if not differences.any():
         p_value = 1.0  # not one pair differs
     elif test == "wilcoxon":
-        p_value = float(stats.wilcoxon(differences, alternative=alternative).pvalue)
+        p_value = _wilcoxon(differences, alternative)
     else:
-        result = stats.permutation_test(
-            (differences,), np.mean, permutation_type="samples", vectorized=True,
-            n_resamples=resamples, alternative=alternative,
-            random_state=np.random.default_rng(seed),
-        )  # fmt: skip
-        p_value = float(result.pvalue)
+        p_value = _permutation(differences, alternative, resamples, seed)
     return PairedTest(
         test=test,
         p_value=p_value,
@@ -234,22 +126,53 @@ def _differences(
     groups: Sequence[Hashable] | None,
 ) -> tuple[NDArray[np.float64], int]:
     """First minus second of each image, or the mean of each group; and how many are undefined."""
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
+    a, b = check_scores(first), check_scores(second)
+    if a.shape != b.shape:
         raise DataError(f"both models need scores of the same images, got {a.shape} and {b.shape}.")
-    if groups is not None and len(groups) != len(a):
-        raise DataError(f"there are {len(a)} images, but groups of {len(groups)}.")
+    check_groups(groups, len(a))
     differences, kept = a - b, ~np.isnan(a - b)
-    if not kept.any():
-        raise DataError("no image has a defined score of both models; there is nothing to compare.")
+    scores = np.concatenate([a[kept], b[kept]])
     undefined = int((~kept).sum())
     if groups is None:
-        return differences[kept], undefined
+        return _rounded(differences[kept], scores), undefined
     means: dict[Hashable, list[float]] = {}
     for group, value in zip(groups, differences, strict=True):
         if not math.isnan(value):
             means.setdefault(group, []).append(value)
-    return np.array([mean(values) for values in means.values()]), undefined
+    return _rounded(np.array([mean(each) for each in means.values()]), scores), undefined
+
+
+def _rounded(differences: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without what rounding adds: 0.9 - 0.8 and 0.8 - 0.7 tie, as do they with their negatives.
+
+    In whole steps of 2^-40 of the largest score, about 12 digits.
+    """
+    step = 2.0 ** (math.frexp(np.abs(scores).max(initial=1e-200))[1] - 40)
+    rounded: NDArray[np.float64] = np.round(differences / step) * step
+    return rounded
+
+
+def _wilcoxon(differences: NDArray[np.float64], alternative: Alternative) -> float:
+    """The p-value of the signed ranks; every sign is tried where there are ties or zeros."""
+    some = np.abs(differences[differences != 0])
+    plain = len(np.unique(some)) == len(differences)
+    if plain or len(differences) > _TRIED:
+        return float(stats.wilcoxon(differences, alternative=alternative).pvalue)
+    signed = np.sign(differences)
+    signed[signed != 0] *= stats.rankdata(some)
+    return _permutation(signed, alternative, 2**_TRIED, 0)
+
+
+def _permutation(
+    values: NDArray[np.float64], alternative: Alternative, resamples: int, seed: int
+) -> float:
+    """The p-value of the mean among those with other signs."""
+    result = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", vectorized=True,
+        n_resamples=resamples, alternative=alternative, batch=max(DRAWN // len(values), 1),
+        random_state=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -14,6 +14,8 @@ from scipy.spatial import KDTree
 
 from transferseg.errors import SpecError
 
+_ROUNDING = 1e-9  # far above that of a distance in float64, far below any that was measured
+
 
 @dataclass(frozen=True)
 class SurfaceDistances:
@@ -72,7 +74,8 @@ class SurfaceDistances:
         A surface is a number of pixels here, not an area.
 
         Args:
-            tolerance: largest distance that counts as agreement, in the units of the spacing.
+            tolerance: largest distance that counts as agreement, in the units of the spacing; what
+                exceeds it by rounding (three times 0.1 is more than 0.3) agrees.
 
         Raises:
             SpecError: a tolerance below 0 or not finite.
@@ -81,7 +84,8 @@ class SurfaceDistances:
         """
         check_tolerance(tolerance)
         distances = self._all
-        return float((distances <= tolerance).mean()) if len(distances) else math.nan
+        agree = distances <= tolerance * (1 + _ROUNDING)
+        return float(agree.mean()) if len(distances) else math.nan
 
     @property
     def _all(self) -> NDArray[np.float64]:

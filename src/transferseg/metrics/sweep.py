@@ -125,8 +125,8 @@ class ThresholdCounts(ImageRows):
         """The rows of one batch, without adding them: int64 (B, classes, thresholds, 4).
 
         Args:
-            logits: raw scores, (B, K, H, W), any float dtype.
-            target: (B, K, H, W), any real dtype, foreground above 0.5.
+            logits: raw scores, (B, K, H, W) or (B, K, D, H, W), any float dtype.
+            target: of the same shape, any real dtype, foreground above 0.5.
 
         Raises:
             SpecError: a shape or dtype that does not fit, naming both.
