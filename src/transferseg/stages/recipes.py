@@ -18,10 +18,9 @@ from transferseg.models import Unfreezing
 from transferseg.models.create import Weights, is_path
 from transferseg.spec import InputSpec
 from transferseg.stages.describe import describe_value
-from transferseg.training import ScheduleLike, adamw, cosine
+from transferseg.training import Recipe, ScheduleLike, adamw, cosine
+from transferseg.training.recipe import PRECISIONS
 from transferseg.training.state import OptimizerLike
-
-PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,33 @@ class TrainingRecipe:
                 raise TrainingError(f"{name} must be a whole number from {least}, got {value!r}.")
         if self.precision not in PRECISIONS:
             raise TrainingError(unknown_name("precision", self.precision, PRECISIONS))
+
+    @classmethod
+    def of(cls, recipe: Recipe, **changes: Any) -> TrainingRecipe:  # noqa: ANN401 - field values
+        """How a recipe of `training` trains, with some fields changed.
+
+        Size, augmentation and folds belong to the stage's data, loss and score to its task.
+
+        Args:
+            recipe: such as `transferseg.training.khadka2020()`.
+            changes: field values; `epochs` where the recipe counts updates.
+
+        Raises:
+            TrainingError: a recipe that counts updates, and no `epochs`.
+
+        Example:
+            >>> from transferseg.training import khadka2020
+            >>> TrainingRecipe.of(khadka2020(), workers=2).batch_size
+            16
+        """
+        names = cls.__dataclass_fields__.keys() & recipe.__dataclass_fields__.keys()
+        values = {name: getattr(recipe, name) for name in names} | changes
+        if values["epochs"] is None:
+            raise TrainingError(
+                f"{recipe.name} counts updates ({recipe.steps}), a stage counts epochs; give "
+                "TrainingRecipe.of(recipe, epochs=...)."
+            )
+        return cls(**values)
 
     def replace(self, **changes: Any) -> TrainingRecipe:  # noqa: ANN401 - field values
         """A copy with some fields changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transferseg.training.cross_validation import CrossValidation, Spread, cross_validate
 from transferseg.training.evaluate import MeanLoss, Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.history import History
@@ -11,6 +12,15 @@ from transferseg.training.loop import fit
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.optimizers import OPTIMIZERS, adam, adamw, sgd, weight_decay_groups
 from transferseg.training.predict import predict, predict_probabilities
+from transferseg.training.recipe import Recipe
+from transferseg.training.recipes import (
+    RECIPES,
+    khadka2020,
+    merand2021,
+    modern,
+    zhou2022_adamw,
+    zhou2022_sgd,
+)
 from transferseg.training.rotating import train_rotating
 from transferseg.training.schedules import (
     SCHEDULES,
@@ -29,7 +39,9 @@ from transferseg.training.train import train
 
 __all__ = [
     "OPTIMIZERS",
+    "RECIPES",
     "SCHEDULES",
+    "CrossValidation",
     "EarlyStopping",
     "EpochEvent",
     "History",
@@ -38,19 +50,25 @@ __all__ = [
     "Metric",
     "OptimizerLike",
     "Plateau",
+    "Recipe",
     "Schedule",
     "ScheduleLike",
     "ScoreLike",
+    "Spread",
     "StepEvent",
     "TrainState",
     "adam",
     "adamw",
     "constant",
     "cosine",
+    "cross_validate",
     "evaluate",
     "evaluation_mode",
     "fit",
+    "khadka2020",
     "layer_decay_groups",
+    "merand2021",
+    "modern",
     "plateau",
     "polynomial",
     "predict",
@@ -59,4 +77,6 @@ __all__ = [
     "train",
     "train_rotating",
     "weight_decay_groups",
+    "zhou2022_adamw",
+    "zhou2022_sgd",
 ]

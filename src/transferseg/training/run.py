@@ -38,8 +38,12 @@ def running(
     resume: bool,
     seed: int,
     scheme: str | None = None,
+    state: TrainState | None = None,
 ) -> Iterator[Run]:
     """A run over a state that is prepared once: begun or resumed; its best weights at the end.
+
+    A `state` that is given has been prepared, with this optimizer and schedule, for several runs;
+    it is left prepared.
 
     Raises:
         TrainingError: options that do not fit each other, or not the run in the folder.
@@ -47,7 +51,8 @@ def running(
     place = None if folder is None else Path(folder)
     _check_options(model, place, judge, schedule, patience, restore_best, resume)
     stopping = EarlyStopping(patience, minimum_delta, judge.mode if judge else "max")
-    state = TrainState.prepare(
+    kept = state is not None
+    state = state or TrainState.prepare(
         model, optimizer=optimizer, schedule=schedule, accelerator=accelerator, seed=seed
     )
     run = Run(state, place, judge, stopping, keep_best=restore_best, scheme=scheme)
@@ -58,9 +63,14 @@ def running(
         if restore_best:
             run.restore()
     finally:
-        # The accelerator serves other trainings, and the model is called without its autocast.
-        state.accelerator.unwrap_model(state.model, keep_fp32_wrapper=False)
-        state.accelerator.free_memory()
+        if not kept:
+            hand_back(state)
+
+
+def hand_back(state: TrainState) -> None:
+    """Free the accelerator for other trainings, and the model of its autocast."""
+    state.accelerator.unwrap_model(state.model, keep_fp32_wrapper=False)
+    state.accelerator.free_memory()
 
 
 def _check_options(
