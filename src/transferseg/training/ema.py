@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from accelerate import DistributedType
@@ -16,6 +16,7 @@ from transferseg.errors import TrainingError
 if TYPE_CHECKING:
     from transferseg.training.state import TrainState
 
+_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -132,14 +133,15 @@ class EMA:
         """Go on from a saved average."""
         self.averaged.load_state_dict(values)
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Any) -> None:  # noqa: ANN401
+    def _average(self, averaged: _Tensors, current: _Tensors, _: Tensor | int) -> None:
         """One group of tensors of one dtype, as `AveragedModel` asks for it."""
         if not averaged[0].is_floating_point():
             torch._foreach_copy_(averaged, current)
             return
         count = int(self.averaged.n_averaged)
         decay = min(self.decay, (1 + count) / (10 + count)) if self.warmup else self.decay
-        get_ema_multi_avg_fn(decay)(averaged, current, count)
+        average: Any = get_ema_multi_avg_fn  # torch has no types for it
+        average(decay)(averaged, current, count)
 
     def _check_apart(self) -> None:
         if self._swapped:
