@@ -14,6 +14,9 @@ def test_a_recipe_of_training_is_one_of_a_stage():
         patience=5, channels_last=True,
     ).describe()  # fmt: skip
     assert given.workers == 8
+    averaged = given.replace(ema_decay=0.9)
+    assert averaged.describe() == {**given.describe(), "ema_decay": 0.9}
+    assert averaged.options()["ema_decay"] == 0.9
 
 
 def test_updates_are_not_epochs():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transferseg.data import Fold, RotatingKFold, k_fold
 from transferseg.errors import DataError, TrainingError
 from transferseg.training import (
+    EMA,
     CrossValidation,
     History,
     MeanLoss,
@@ -20,6 +21,7 @@ from transferseg.training import (
     cross_validate,
     evaluate,
     fit,
+    khadka2020,
     plateau,
 )
 from transferseg.training.folding import held_out_part, training_part
@@ -63,8 +65,8 @@ def validate(model=None, *, epochs=2, data=None, validation=None, **options) -> 
     return cross_validate(model, data, validation, epochs=epochs, **given)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_every_fold_is_a_training_of_its_own(tmp_path, accumulate):
+@pytest.mark.parametrize(("accumulate", "ema_decay"), [(1, None), (2, 0.5)])
+def test_every_fold_is_a_training_of_its_own(tmp_path, accumulate, ema_decay):
     """To the bit, with dropout and augmentation: nothing of one fold is left in the next."""
     model = net()
     before = weights(model)
@@ -72,6 +74,7 @@ def test_every_fold_is_a_training_of_its_own(tmp_path, accumulate):
         model,
         folder=tmp_path,
         clip_norm=0.5,
+        ema_decay=ema_decay,
         accelerator=accelerator(gradient_accumulation_steps=accumulate),
     )
     assert same(before, weights(model))
@@ -83,11 +86,14 @@ def test_every_fold_is_a_training_of_its_own(tmp_path, accumulate):
             oracle, optimizer=OPTIMIZER, schedule=cosine(),
             accelerator=accelerator(gradient_accumulation_steps=accumulate),
         )  # fmt: skip
+        ema = None if ema_decay is None else EMA(state, decay=ema_decay)
         batches = training_part(prepared(augment=darker), fold.train, batch_size=2, workers=0)
         events = [
             event for event in fit(state, batches, loss=TermsLoss(), epochs=2, clip_norm=0.5)
             if not hasattr(event, "tensors")
         ]  # fmt: skip
+        if ema is not None:
+            ema.copy_to_model()
         assert same(load_file(tmp_path / f"fold{number}" / "model" / "model.safetensors"),
                     weights(oracle))  # fmt: skip
         history = result.histories[number - 1]
@@ -189,6 +195,19 @@ def test_the_summary_is_what_it_says():
     whole = CrossValidation(folds[:2], (History(()),) * 2, (mean(1), mean(4, 6)))
     assert whole.scores == {"loss": pytest.approx(11 / 3)}  # each image counts once
     assert whole.fold_scores == ({"loss": 1.0}, {"loss": 5.0})
+
+
+def test_a_recipe_gives_its_arguments():
+    recipe = khadka2020(epochs=1, batch_size=2)
+    given = recipe.fold_options(net(), accelerator=accelerator())
+    result = validate(**{**given, "validation_share": 0.3})
+    assert {row["score_name"] for history in result.histories for row in history.rows} == {
+        "mean_dice (max)"
+    }
+    assert result.summary()["mean_dice"].folds == 3
+    rows = result.counts["scores"].rows
+    assert int(rows.sum()) == 12 * 36  # TP, FP, FN and TN of every pixel, once
+    assert len(rows) == 12
 
 
 # --- going on -----------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def test_every_recipe_trains_every_kind_of_model(name, kind):
     assert len(moved) > len(before) / 2
     assert all(value.isfinite().all() for value in after.values())
     assert ("main_loss" in events[0].terms) == (kind == "cnn")
+    assert (state.ema is None) == (recipe.ema_decay is None)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -178,6 +179,7 @@ def test_numbers_of_merand_and_of_our_own():
     assert rates[-1] == 1e-3
     assert rates[-2] == pytest.approx(0.75e-3)
     assert {group["weight_decay"] for group in groups_of("modern").param_groups} == {0.0, 0.05}
+    assert modern.ema_decay == 0.999
     assert (modern.precision, modern.clip_norm, modern.crop) == ("bf16", 1.0, (256, 256))
 
 
@@ -308,6 +310,9 @@ def test_folds_take_epochs():
     options = recipes.zhou2022_sgd().replace(epochs=160, steps=None).fold_options(model)
     assert options["epochs"] == 160
     assert "folds" not in options
+    for chosen in (recipes.modern().replace(epochs=2, steps=None), recipes.khadka2020()):
+        given = chosen.fold_options(model, accelerator=accelerator())
+        assert given["ema_decay"] == chosen.ema_decay
 
 
 def test_precision_is_asked_for():

@@ -136,6 +136,7 @@ class TrainingRecipe:
         freeze: what never trains, as `models.freeze` takes it.
         unfreeze: what begins to train at which epoch; see `fit`.
         auxiliary_weight: of the auxiliary head's loss; see `fit`.
+        ema_decay: of an average of the weights, which is scored and kept; see `train`.
 
     Raises:
         TrainingError: a number out of range, an unknown precision.
@@ -159,6 +160,7 @@ class TrainingRecipe:
     freeze: Sequence[str] = ()
     unfreeze: Unfreezing | None = None
     auxiliary_weight: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.freeze, str):
@@ -223,18 +225,19 @@ class TrainingRecipe:
         """The arguments of `train` that are settings of the training."""
         names = (
             "epochs", "optimizer", "schedule", "patience", "minimum_delta", "clip_norm",
-            "channels_last", "unfreeze", "auxiliary_weight",
+            "channels_last", "unfreeze", "auxiliary_weight", "ema_decay",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def describe(self) -> dict[str, Any]:
         """JSON values; the number of workers changes no result and is left out.
 
-        So are freezing where nothing is frozen, and a weight that is not given: stages from before
-        there was any keep their keys.
+        So are freezing where nothing is frozen, and what is not given of an auxiliary head or an
+        average: stages from before there was any keep their keys.
         """
         names = [name for name in self.__dataclass_fields__ if name != "workers"]
         values = {name: describe_value(getattr(self, name), what=name) for name in names}
-        if self.auxiliary_weight is None:
-            del values["auxiliary_weight"]
+        for name in ("auxiliary_weight", "ema_decay"):
+            if values[name] is None:
+                del values[name]
         return {k: v for k, v in values.items() if v or k not in ("freeze", "unfreeze")}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from transferseg.training.best import BestCheckpoints, Checkpoint
 from transferseg.training.cross_validation import CrossValidation, Spread, cross_validate
+from transferseg.training.ema import EMA
 from transferseg.training.evaluate import MeanLoss, Metric, evaluate
-from transferseg.training.events import EpochEvent, StepEvent
+from transferseg.training.events import EpochEvent, StepEvent, event_row
 from transferseg.training.history import History
 from transferseg.training.judge import ScoreLike
 from transferseg.training.layer_decay import layer_decay_groups
+from transferseg.training.logs import CSVLogger, JSONLLogger
 from transferseg.training.loop import fit
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.optimizers import OPTIMIZERS, adam, adamw, sgd, weight_decay_groups
 from transferseg.training.predict import predict, predict_probabilities
+from transferseg.training.progress import with_progress
 from transferseg.training.recipe import Recipe
 from transferseg.training.recipes import (
     RECIPES,
@@ -35,16 +39,22 @@ from transferseg.training.schedules import (
 from transferseg.training.state import OptimizerLike, TrainState
 from transferseg.training.stopping import EarlyStopping
 from transferseg.training.targets import Loss
+from transferseg.training.trackers import log_to_trackers
 from transferseg.training.train import train
 
 __all__ = [
+    "EMA",
     "OPTIMIZERS",
     "RECIPES",
     "SCHEDULES",
+    "BestCheckpoints",
+    "CSVLogger",
+    "Checkpoint",
     "CrossValidation",
     "EarlyStopping",
     "EpochEvent",
     "History",
+    "JSONLLogger",
     "Loss",
     "MeanLoss",
     "Metric",
@@ -64,9 +74,11 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "evaluation_mode",
+    "event_row",
     "fit",
     "khadka2020",
     "layer_decay_groups",
+    "log_to_trackers",
     "merand2021",
     "modern",
     "plateau",
@@ -77,6 +89,7 @@ __all__ = [
     "train",
     "train_rotating",
     "weight_decay_groups",
+    "with_progress",
     "zhou2022_adamw",
     "zhou2022_sgd",
 ]

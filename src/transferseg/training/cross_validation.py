@@ -137,6 +137,7 @@ def cross_validate(
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
     auxiliary_weight: float | None = None,
+    ema_decay: float | None = None,
     workers: int = 0,
 ) -> CrossValidation:
     """Train once for every fold, each from the same weights; score what the fold held out.
@@ -182,6 +183,7 @@ def cross_validate(
         channels_last: see `fit`.
         unfreeze: see `train`.
         auxiliary_weight: see `train`.
+        ema_decay: see `train`.
         workers: processes that load the data.
 
     Raises:
@@ -229,7 +231,7 @@ def cross_validate(
         run_options={
             "optimizer": optimizer, "schedule": schedule, "accelerator": accelerator,
             "patience": patience, "minimum_delta": minimum_delta, "restore_best": restore_best,
-            "resume": resume, "seed": seed,
+            "resume": resume, "seed": seed, "ema_decay": ema_decay,
         },
     )  # fmt: skip
     beginning = Beginning(state)

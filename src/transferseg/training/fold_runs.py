@@ -15,8 +15,9 @@ from transferseg.data.folds import Fold
 from transferseg.data.samples import PreparedDataset
 from transferseg.data.splits import split_by_group
 from transferseg.training.atomic import replacing
+from transferseg.training.ema import EMA
 from transferseg.training.evaluate import Metric, evaluate
-from transferseg.training.events import EpochEvent, StepEvent
+from transferseg.training.events import StepEvent, event_row
 from transferseg.training.folding import Growing, held_out_part, training_part
 from transferseg.training.history import History
 from transferseg.training.judge import Judge
@@ -43,9 +44,13 @@ class Beginning:
         state.unwrapped.load_state_dict(self._weights)
         state.optimizer.optimizer.load_state_dict(copy.deepcopy(self._optimizer))
         state.optimizer.zero_grad()
+        accelerator = state.accelerator
+        accelerator._custom_objects = [  # an average belongs to one fold
+            each for each in accelerator._custom_objects if not isinstance(each, EMA)
+        ]
         if self._scaler is not None:
-            state.accelerator.scaler.load_state_dict(copy.deepcopy(self._scaler))
-        state.accelerator.step = 0  # of batches within an accumulation
+            accelerator.scaler.load_state_dict(copy.deepcopy(self._scaler))
+        accelerator.step = 0  # of batches within an accumulation
         for field in fields(TrainState):  # all counters, and the schedule's scheduler
             if field.name == "schedule":
                 continue
@@ -98,9 +103,11 @@ class FoldRuns:
                 if isinstance(event, StepEvent):
                     bar.step(event)
                     continue
-                row = _row(event)
+                row = event_row(event)
+                del row["event"]  # all are epochs
                 if self.judge is not None:
-                    counts = self._counted(chosen, self.judge.metrics)
+                    with run.scored_weights():
+                        counts = self._counted(chosen, self.judge.metrics)
                     row = run.scored(row, {name: m.scores() for name, m in counts.items()})
                 run.keep(row)
                 bar.epoch(row)
@@ -138,11 +145,3 @@ class FoldRuns:
             target=self.fit_options["target"],
             progress=self.progress,
         )
-
-
-def _row(event: EpochEvent) -> dict[str, Any]:
-    return {
-        "epoch": event.epoch, "step": event.step, "loss": event.loss, **event.terms,
-        "learning_rate": event.learning_rate, "seconds": event.seconds,
-        "samples_seen": event.samples_seen,
-    }  # fmt: skip

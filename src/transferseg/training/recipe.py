@@ -19,6 +19,7 @@ from transferseg.errors import TrainingError, unknown_name
 from transferseg.metrics import SegmentationCounts
 from transferseg.spec import InputSpec
 from transferseg.training.auxiliary import has_auxiliary
+from transferseg.training.ema import EMA
 from transferseg.training.loaders import length
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import TrainState
@@ -55,6 +56,7 @@ class Recipe:
         precision: "no", "bf16" or "fp16"; "no" is what accelerate is configured to.
         channels_last: memory format, faster convolutions on most machines.
         auxiliary_weight: of the auxiliary head's loss, for models with such a head; None is 0.4.
+        ema_decay: of an average of the weights (`EMA`), which is what is scored; None for none.
         folds: validation by rotation (`train_rotating`); None validates on images of their own.
 
     Raises:
@@ -86,6 +88,7 @@ class Recipe:
     precision: str = "no"
     channels_last: bool = False
     auxiliary_weight: float | None = None
+    ema_decay: float | None = None
     folds: RotatingKFold | None = None
 
     def __post_init__(self) -> None:
@@ -180,20 +183,23 @@ class Recipe:
     def prepare(
         self, model: nn.Module, *, accelerator: Accelerator | None = None, seed: int = 0
     ) -> TrainState:
-        """`TrainState.prepare` with this optimizer, schedule and precision.
+        """`TrainState.prepare` with this optimizer, schedule and precision; `EMA`, if it has one.
 
         Args:
             model: what is trained.
             accelerator: see `TrainState.prepare`; one of this precision when not given.
             seed: see `TrainState.prepare`.
         """
-        return TrainState.prepare(
+        state = TrainState.prepare(
             model,
             optimizer=self.optimizer,
             schedule=self.schedule,
             accelerator=accelerator or self.accelerator(),
             seed=seed,
         )
+        if self.ema_decay is not None:
+            EMA(state, decay=self.ema_decay)
+        return state
 
     def fit_options(self, model: nn.Module) -> dict[str, Any]:
         """The arguments of `fit(state, loader, ...)`.
@@ -279,6 +285,7 @@ class Recipe:
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "patience": self.patience,
+            "ema_decay": self.ema_decay,
             "accelerator": accelerator,
         }
 

@@ -284,6 +284,7 @@ def modern(
     clip_norm: float = 1.0,
     precision: str = "bf16",
     auxiliary_weight: float = 0.4,
+    ema_decay: float = 0.999,
 ) -> Recipe:
     """What we would begin with today for a pretrained encoder: all numbers are ours.
 
@@ -301,6 +302,7 @@ def modern(
         clip_norm: largest norm of the gradient.
         precision: bfloat16, which needs no scaling of the loss; "no" is float32.
         auxiliary_weight: for models with an auxiliary head.
+        ema_decay: of the average of the weights that is scored, with a smaller one at first.
 
     Loss: cross-entropy + Dice of the batch, absent classes left to the cross-entropy. Augmentation:
     random scale and crop, reflections along both axes, and `ColourJitter`; where up and down mean
@@ -325,6 +327,7 @@ def modern(
         precision=precision,
         channels_last=True,
         auxiliary_weight=auxiliary_weight,
+        ema_decay=ema_decay,
     )
 
 

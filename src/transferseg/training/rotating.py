@@ -61,6 +61,7 @@ def train_rotating(
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
     auxiliary_weight: float | None = None,
+    ema_decay: float | None = None,
     workers: int = 0,
 ) -> History:
     """Train one model over rotating folds: all images train, and all validate.
@@ -104,6 +105,7 @@ def train_rotating(
         channels_last: see `fit`.
         unfreeze: see `train`; its epochs are those of all folds.
         auxiliary_weight: see `train`.
+        ema_decay: see `train`; the averaged weights count the folds.
         workers: processes that load the data of a run.
 
     Returns:
@@ -148,7 +150,7 @@ def train_rotating(
     with running(
         model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
-        resume=resume, seed=seed, scheme=_scheme(folds),
+        resume=resume, seed=seed, scheme=_scheme(folds), ema_decay=ema_decay,
     ) as run, closing(UpdateBar(run.state, runs, progress, unit="run")) as bar:  # fmt: skip
         rotation = _Rotation(
             run, judge, data, validation_data, folds, batch_size, workers, options, bar
@@ -229,21 +231,24 @@ class _Rotation:
             before = state.samples_seen
             runs.append(self._train(fold))
             samples.append(state.samples_seen - before)
-            summed = evaluate(
+            summed = self._count(fold, counts)
+        results = {name: metric.scores() for name, metric in summed.items()}
+        return self.run.scored(_row(runs, samples, len(state.history) + 1), results)
+
+    def _count(self, fold: Fold, counts: Mapping[str, Metric[Any]]) -> dict[str, Metric[Any]]:
+        state, held_out = self.run.state, self.validation_data
+        batches = held_out_part(
+            held_out, fold.validation, batch_size=self.batch_size, workers=self.workers
+        )
+        with self.run.scored_weights():
+            return evaluate(
                 state.model,
-                held_out_part(
-                    self.validation_data,
-                    fold.validation,
-                    batch_size=self.batch_size,
-                    workers=self.workers,
-                ),
+                batches,
                 metrics=counts,
                 accelerator=state.accelerator,
                 target=self.options["target"],
                 progress=self.bar.shown,
             )
-        results = {name: metric.scores() for name, metric in summed.items()}
-        return self.run.scored(_row(runs, samples, len(state.history) + 1), results)
 
     def _train(self, fold: Fold) -> EpochEvent:
         state = self.run.state
@@ -277,5 +282,8 @@ def _row(runs: list[EpochEvent], samples: list[int], epoch: int) -> dict[str, An
         **{name: mean(run.terms[name] for run in runs) for name in last.terms},
         "learning_rate": last.learning_rate,
         "seconds": sum(run.seconds for run in runs),
+        "data_seconds": sum(run.data_seconds for run in runs),
+        "images_per_second": sum(run.images for run in runs) / sum(run.seconds for run in runs),
         "samples_seen": last.samples_seen,
+        "skipped": sum(run.skipped for run in runs),
     }
