@@ -16,16 +16,16 @@ import argparse
 import os
 import platform
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
 
 import transferseg as ts
-from transferseg.training import adam, cosine
 
 # CCXS and the lung boxes number the patients of one and the same collection
 COVID = "covid-chestxray-dataset"
+# what the paper says of training, and what it leaves open
+PAPER = ts.training.merand2021()
 
 
 def arguments() -> argparse.Namespace:
@@ -51,8 +51,8 @@ def arguments() -> argparse.Namespace:
     defaults = {
         "backbones": ["resnet10t", "vgg11"] if small else ["vgg16", "resnet50", "resnext50_32x4d"],
         "seeds": [0, 1] if small else [0, 1, 2],
-        "size": 80 if small else 224,
-        "epochs": 2 if small else 100,
+        "size": 80 if small else PAPER.size,
+        "epochs": 2 if small else PAPER.epochs,
         "images": 400 if small else None,
     }
     for name, value in defaults.items():
@@ -72,8 +72,8 @@ def target(options: argparse.Namespace) -> ts.StageData:
         ts.data.InMemory(ccxs, size=options.size),  # read once for all stages
         {"train": rest, "test": test},
         options.size,
-        augment=ts.data.merand2021_augmentation(),
-        folds=ts.data.RotatingKFold(9, seed=0),
+        augment=PAPER.augment,
+        folds=PAPER.folds,
         name="CCXS",
         patients=COVID,
     )
@@ -103,7 +103,7 @@ def pretraining(
         reader,
         parts,
         options.size,
-        augment=ts.data.merand2021_augmentation() if augment else None,
+        augment=PAPER.augment if augment else None,
         name=name,
         patients=patients,
         read_contents=options.reduced,  # CheXpert alone would be hours of reading
@@ -125,11 +125,10 @@ def chains(options: argparse.Namespace) -> ts.TwoStep:
         labels = ts.data.CheXpert(folder / "CheXpert-v1.0-small")
         # as the paper reads it: what has no box has no abnormality
         boxes = ts.data.SIIMCovid19(folder / "siim-covid19", without_boxes="all")
-        names, batch, workers, least = ("CheXpert", "SIIM-FISABIO-RSNA"), 32, 8, 50
-    recipe = ts.TrainingRecipe(
-        epochs=least, batch_size=batch, optimizer=partial(adam, lr=1e-3), schedule=cosine(),
-        patience=None if options.reduced else 5, channels_last=True, workers=workers,
-        precision=options.precision,
+        names, batch, workers, least = ("CheXpert", "SIIM-FISABIO-RSNA"), PAPER.batch_size, 8, 50
+    recipe = ts.TrainingRecipe.of(
+        PAPER, epochs=least, batch_size=batch, workers=workers, channels_last=True,
+        patience=None if options.reduced else PAPER.patience, precision=options.precision,
     )  # fmt: skip
     labelled = pretraining(labels, options, names[0])
     imagenet = ts.study.Initial(dict.fromkeys(options.backbones, "default"))

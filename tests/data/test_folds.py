@@ -1,11 +1,12 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transferseg.data.folds import RotatingKFold
+from transferseg.data.folds import RotatingKFold, k_fold
 from transferseg.errors import DataError
 
 PROPERTY = settings(deadline=None, max_examples=60, derandomize=True)
@@ -116,3 +117,36 @@ def test_it_is_plain_values():
 def test_folds_that_cannot_be_made(make, match):
     with pytest.raises(DataError, match=match):
         make()
+
+
+@PROPERTY
+@given(cohorts(), st.integers(0, 5))
+def test_k_folds_hold_every_image_out_once(cohort, seed):
+    groups, count = cohort
+    folds = k_fold(groups, count, seed=seed)
+    everything = list(range(len(groups)))
+    assert len(folds) == count
+    assert sorted(i for fold in folds for i in fold.validation) == everything
+    for fold in folds:
+        assert fold.validation
+        assert sorted(fold.train + fold.validation) == everything
+        assert not {groups[i] for i in fold.train} & {groups[i] for i in fold.validation}
+    assert folds == k_fold(groups, count, seed=seed)
+
+
+def test_k_folds_are_of_a_size_and_share_rare_classes():
+    groups = [f"p{k}" for k in range(40)]
+    rare = np.zeros((40, 1), bool)
+    rare[:5] = True
+    for seed in range(5):
+        folds = k_fold(groups, 5, seed=seed, stratify=rare)
+        assert [len(fold.validation) for fold in folds] == [8] * 5
+        assert [sum(rare[list(fold.validation), 0]) for fold in folds] == [1] * 5
+    assert k_fold(groups, 5, seed=0) != k_fold(groups, 5, seed=1)
+
+
+def test_k_folds_need_groups():
+    with pytest.raises(DataError, match="folds must be 2 or more, got 1"):
+        k_fold(["a", "b"], 1, seed=0)
+    with pytest.raises(DataError, match=r"2 group\(s\) cannot fill 3"):
+        k_fold(["a", "a", "b"], 3, seed=0)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 from transferseg.data import RotatingKFold
 from transferseg.errors import DataError, TrainingError
 from transferseg.training import (
+    EMA,
     MeanLoss,
     TrainState,
     constant,
@@ -18,6 +19,7 @@ from transferseg.training import (
     plateau,
     train,
 )
+from transferseg.training.folding import held_out_part, training_part
 
 from .conftest import _forget
 from .tiny import (
@@ -83,6 +85,27 @@ def test_it_is_the_loop_written_by_hand():
     assert same(weights(model), weights(oracle))
 
 
+def test_averaged_weights_count_the_folds():
+    model = net()
+    history = rotate(model, epochs=1, schedule=None, ema_decay=0.5)
+    _forget()
+    oracle, validated = net(), MeanLoss(TermsLoss())
+    state = TrainState.prepare(oracle, optimizer=OPTIMIZER, accelerator=accelerator())
+    ema = EMA(state, decay=0.5)
+    for fold in FOLDS.epoch(Cohort().groups, 0):
+        batches = training_part(prepared(augment=darker), fold.train, batch_size=2, workers=0)
+        list(fit(state, batches, loss=TermsLoss(), epochs=state.epoch + 1))
+        mean = MeanLoss(TermsLoss())
+        with ema.applied():
+            held_out = held_out_part(prepared(), fold.validation, batch_size=2, workers=0)
+            evaluate(state.model, held_out, metrics=mean)
+        validated += mean
+    assert history.rows[0]["validation_loss"] == validated.scores()["loss"]
+    assert not same(weights(model), weights(oracle))
+    ema.copy_to_model()
+    assert same(weights(model), weights(oracle))
+
+
 def test_no_run_trains_on_what_it_validates():
     log = []
     rotate(
@@ -126,8 +149,9 @@ def test_every_score_says_how_it_came_about(tmp_path):
         assert [row["validation_scheme"] for row in csv.DictReader(file)] == [SCHEME, SCHEME]
     assert list(history.rows[0]) == [
         "epoch", "runs", "step", "loss", "bce", "square", "learning_rate", "seconds",
-        "samples_seen", "score", "score_name", "validation_scheme", "validation_accuracy",
-        "validation_loss", "validation_loss_bce", "validation_loss_square",
+        "data_seconds", "images_per_second", "samples_seen", "skipped", "score", "score_name",
+        "validation_scheme", "validation_accuracy", "validation_loss", "validation_loss_bce",
+        "validation_loss_square",
     ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "best", "history.csv", "last",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from transferseg.data.augmentations import (
+    AugmentationChain,
+    khadka2020_augmentation,
+    mmseg_augmentation,
+)
 from transferseg.data.boxes import Box, BoxReader, masks_from_boxes
+from transferseg.data.colours import ColourJitter
 from transferseg.data.covering import choose_covering
+from transferseg.data.crops import RandomScaleCrop
 from transferseg.data.dicom import read_dicom
-from transferseg.data.folds import Fold, RotatingKFold
+from transferseg.data.folds import Fold, RotatingKFold, k_fold
 from transferseg.data.images import (
     denormalise,
     image_size,
@@ -52,10 +59,12 @@ __all__ = [
     "SYNTHETIC_FINDINGS",
     "Augment",
     "Augmentation",
+    "AugmentationChain",
     "Box",
     "BoxReader",
     "COCOBoxes",
     "CheXpert",
+    "ColourJitter",
     "Fold",
     "ImageFolder",
     "ImageMaskFolder",
@@ -63,6 +72,7 @@ __all__ = [
     "NIHChestXray14",
     "NIHChestXray14Boxes",
     "PreparedDataset",
+    "RandomScaleCrop",
     "Reader",
     "RotatingKFold",
     "SIIMCovid19",
@@ -80,8 +90,11 @@ __all__ = [
     "few",
     "flips_augmentation",
     "image_size",
+    "k_fold",
+    "khadka2020_augmentation",
     "masks_from_boxes",
     "merand2021_augmentation",
+    "mmseg_augmentation",
     "normalise",
     "original",
     "read_dicom",

@@ -1,14 +1,16 @@
-"""Cross-validation folds that keep a patient in one part, drawn anew for every epoch."""
+"""Cross-validation folds that keep a patient in one part: k of them, or drawn anew every epoch."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from transferseg.data.grouping import group_indices
+from transferseg.data.splits import split_by_group
 from transferseg.errors import DataError
 
 
@@ -128,11 +130,14 @@ class RotatingKFold:
             >>> [fold.validation for fold in RotatingKFold(2, by_group=False).epoch(["a"] * 3, 0)]
             [(0,), (1, 2)]
         """
-        everything = np.arange(len(groups))
-        return tuple(
-            Fold(tuple(np.delete(everything, list(held_out)).tolist()), held_out)
-            for held_out in self.partitions(groups, epoch)
-        )
+        return _each_held_out(self.partitions(groups, epoch), len(groups))
+
+
+def _each_held_out(parts: Iterable[tuple[int, ...]], images: int) -> tuple[Fold, ...]:
+    everything = np.arange(images)
+    return tuple(
+        Fold(tuple(np.delete(everything, list(held_out)).tolist()), held_out) for held_out in parts
+    )
 
 
 def _smallest_first(sizes: Sequence[int], parts: int) -> list[int]:
@@ -144,3 +149,37 @@ def _smallest_first(sizes: Sequence[int], parts: int) -> list[int]:
         heapq.heapreplace(heap, (images + size, part))
         found.append(part)
     return found
+
+
+def k_fold(
+    groups: Sequence[str],
+    folds: int = 5,
+    *,
+    seed: int,
+    stratify: npt.ArrayLike | None = None,
+) -> tuple[Fold, ...]:
+    """K folds by group, for models that are trained from the beginning for each.
+
+    Args:
+        groups: one an image, such as `PreparedDataset.groups`; `ids` deal image by image.
+        folds: how many, 2 or more.
+        seed: of the order in which equal groups are dealt.
+        stratify: (N, K), which image has which class; see `split_by_group`.
+
+    Returns:
+        `folds` folds: each position is validated in one of them and trains in all others.
+
+    Raises:
+        DataError: fewer than 2 folds, fewer groups than folds, a shape that does not fit.
+
+    Example:
+        >>> for fold in k_fold(["a", "a", "b", "c"], 2, seed=0):
+        ...     print(fold)
+        Fold(train=(2, 3), validation=(0, 1))
+        Fold(train=(0, 1), validation=(2, 3))
+    """
+    if folds < 2:
+        raise DataError(f"folds must be 2 or more, got {folds}.")
+    shares = {str(number): 1 / folds for number in range(folds)}
+    parts = split_by_group(groups, shares, seed=seed, stratify=stratify)
+    return _each_held_out(parts.values(), len(groups))

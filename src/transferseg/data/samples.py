@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from transferseg.data.images import normalise, resize_image, to_model_channels
 from transferseg.data.masks import resize_mask
-from transferseg.data.transforms import Augment, Augmentation
+from transferseg.data.transforms import Augment, SidedAugment
 from transferseg.errors import DataError, some
 from transferseg.spec import InputSpec
 from transferseg.types import Array, TargetMode
@@ -153,8 +153,9 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         input: what the weights expect.
         size: output height and width (an int for a square; the aspect ratio is not kept). None
             keeps each image's own size, which default collation takes for equal sizes only.
-        augment: `(image (H, W, C), mask | None, seed) -> (image, mask)`, both at `size`. An
-            `Augmentation` is told the reader's classes, so that a reflection swaps sides.
+        augment: `(image (H, W, C), mask | None, seed) -> (image, mask)`, both at `size`, or both
+            at the size of a crop. An `Augmentation` (anything with `for_classes`) is told the
+            reader's classes, so that a reflection swaps sides.
         seed: of the augmentations, used with `set_epoch`; None takes torch's initial seed, which
             `torch.manual_seed` sets.
         cache: keep every sample in memory, decoded and resized, before augmentation. All are read
@@ -196,7 +197,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         self.input = input
         self.size = target_size(size)
         _check_reader(reader, self.indices)
-        if isinstance(augment, Augmentation):
+        if isinstance(augment, SidedAugment):
             augment = augment.for_classes(reader.classes, mode=reader.mode)
         self.augment = augment
         self.seed = torch.initial_seed() if seed is None else seed
@@ -240,9 +241,9 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         sample = self._cache.get(index) or self._read(index)
         image, mask = sample.image, sample.mask
         if (
-            isinstance(self.augment, Augmentation)
+            sample.label is not None
+            and isinstance(self.augment, SidedAugment)
             and self.augment.swaps
-            and sample.label is not None
         ):
             raise DataError(
                 f"{sample.id}: a reflection would make the label of a sided class wrong; augment "

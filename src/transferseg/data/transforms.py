@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,11 +41,25 @@ class Augment(Protocol):
             seed: 0 or more; the same seed gives the same result.
 
         Returns:
-            Image and mask, dtypes kept, with the same height and width.
+            Image and mask, dtypes kept, of one height and width: that of the image given, or one
+            that is the same for every image.
         """
 
 
-def _albumentations() -> Any:  # noqa: ANN401 - albumentations has no types
+@runtime_checkable
+class SidedAugment(Augment, Protocol):
+    """An `Augment` that may reflect an image, and so must know which classes have sides."""
+
+    def for_classes(self, classes: Sequence[str], *, mode: TargetMode) -> SidedAugment:
+        """The same with its sides resolved for a reader's classes."""
+
+    @property
+    def swaps(self) -> bool:
+        """Whether classes change places when it reflects an image."""
+
+
+def albumentations_library() -> Any:  # noqa: ANN401 - albumentations has no types
+    """The module itself, imported on first use; for the builders of transforms in this room."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
@@ -192,7 +206,7 @@ class Augmentation:
         compose = self.__dict__.get("_built")
         if compose is None:
             transforms = list(self.transforms())
-            compose = _albumentations().Compose(transforms) if transforms else _Nothing()
+            compose = albumentations_library().Compose(transforms) if transforms else _Nothing()
             object.__setattr__(self, "_built", compose)
         return compose
 
@@ -220,7 +234,7 @@ def _blur_and_rotation(
 ) -> list[Any]:
     import cv2
 
-    library = _albumentations()
+    library = albumentations_library()
     return [
         library.GaussianBlur(blur_limit=0, sigma_limit=(0.1, sigma), p=blur),
         library.Rotate(
@@ -280,7 +294,7 @@ def merand2021_augmentation(
 
 
 def _vertical_flip(p: float) -> list[Any]:
-    return [_albumentations().VerticalFlip(p=p)]
+    return [albumentations_library().VerticalFlip(p=p)]
 
 
 def flips_augmentation(

@@ -18,10 +18,9 @@ from transferseg.models import Unfreezing
 from transferseg.models.create import Weights, is_path
 from transferseg.spec import InputSpec
 from transferseg.stages.describe import describe_value
-from transferseg.training import ScheduleLike, adamw, cosine
+from transferseg.training import Recipe, ScheduleLike, adamw, cosine
+from transferseg.training.recipe import PRECISIONS
 from transferseg.training.state import OptimizerLike
-
-PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,7 @@ class TrainingRecipe:
         freeze: what never trains, as `models.freeze` takes it.
         unfreeze: what begins to train at which epoch; see `fit`.
         auxiliary_weight: of the auxiliary head's loss; see `fit`.
+        ema_decay: of an average of the weights, which is scored and kept; see `train`.
 
     Raises:
         TrainingError: a number out of range, an unknown precision.
@@ -160,6 +160,7 @@ class TrainingRecipe:
     freeze: Sequence[str] = ()
     unfreeze: Unfreezing | None = None
     auxiliary_weight: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.freeze, str):
@@ -170,6 +171,33 @@ class TrainingRecipe:
                 raise TrainingError(f"{name} must be a whole number from {least}, got {value!r}.")
         if self.precision not in PRECISIONS:
             raise TrainingError(unknown_name("precision", self.precision, PRECISIONS))
+
+    @classmethod
+    def of(cls, recipe: Recipe, **changes: Any) -> TrainingRecipe:  # noqa: ANN401 - field values
+        """How a recipe of `training` trains, with some fields changed.
+
+        Size, augmentation and folds belong to the stage's data, loss and score to its task.
+
+        Args:
+            recipe: such as `transferseg.training.khadka2020()`.
+            changes: field values; `epochs` where the recipe counts updates.
+
+        Raises:
+            TrainingError: a recipe that counts updates, and no `epochs`.
+
+        Example:
+            >>> from transferseg.training import khadka2020
+            >>> TrainingRecipe.of(khadka2020(), workers=2).batch_size
+            16
+        """
+        names = cls.__dataclass_fields__.keys() & recipe.__dataclass_fields__.keys()
+        values = {name: getattr(recipe, name) for name in names} | changes
+        if values["epochs"] is None:
+            raise TrainingError(
+                f"{recipe.name} counts updates ({recipe.steps}), a stage counts epochs; give "
+                "TrainingRecipe.of(recipe, epochs=...)."
+            )
+        return cls(**values)
 
     def replace(self, **changes: Any) -> TrainingRecipe:  # noqa: ANN401 - field values
         """A copy with some fields changed."""
@@ -197,18 +225,19 @@ class TrainingRecipe:
         """The arguments of `train` that are settings of the training."""
         names = (
             "epochs", "optimizer", "schedule", "patience", "minimum_delta", "clip_norm",
-            "channels_last", "unfreeze", "auxiliary_weight",
+            "channels_last", "unfreeze", "auxiliary_weight", "ema_decay",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def describe(self) -> dict[str, Any]:
         """JSON values; the number of workers changes no result and is left out.
 
-        So are freezing where nothing is frozen, and a weight that is not given: stages from before
-        there was any keep their keys.
+        So are freezing where nothing is frozen, and what is not given of an auxiliary head or an
+        average: stages from before there was any keep their keys.
         """
         names = [name for name in self.__dataclass_fields__ if name != "workers"]
         values = {name: describe_value(getattr(self, name), what=name) for name in names}
-        if self.auxiliary_weight is None:
-            del values["auxiliary_weight"]
+        for name in ("auxiliary_weight", "ema_decay"):
+            if values[name] is None:
+                del values[name]
         return {k: v for k, v in values.items() if v or k not in ("freeze", "unfreeze")}

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, cast
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
+from torch import nn
 
 from transferseg.data.folds import Fold, RotatingKFold
 from transferseg.data.samples import PreparedDataset
-from transferseg.errors import TrainingError, some
+from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
 from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
+from transferseg.training.folding import Growing, check_data, held_out_part, training_part
 from transferseg.training.history import History
 from transferseg.training.judge import Judge, ScoreLike, make_judge
 from transferseg.training.loaders import length, prepared, without_lone_samples
@@ -62,6 +61,7 @@ def train_rotating(
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
     auxiliary_weight: float | None = None,
+    ema_decay: float | None = None,
     workers: int = 0,
 ) -> History:
     """Train one model over rotating folds: all images train, and all validate.
@@ -105,6 +105,7 @@ def train_rotating(
         channels_last: see `fit`.
         unfreeze: see `train`; its epochs are those of all folds.
         auxiliary_weight: see `train`.
+        ema_decay: see `train`; the averaged weights count the folds.
         workers: processes that load the data of a run.
 
     Returns:
@@ -119,6 +120,7 @@ def train_rotating(
     Source: Merand 2021, section 3.3.
 
     Example:
+        >>> import torch
         >>> from transferseg.data import SyntheticRadiographs
         >>> from transferseg.spec import InputSpec, ModelSpec
         >>> model = torch.nn.Conv2d(1, 1, 3, padding=1)
@@ -134,7 +136,7 @@ def train_rotating(
         RotatingKFold(folds=2, seed=0, by_group=True, reshuffle=True): images that validate in one
         run train in the others
     """
-    _check_data(data, validation_data, batch_size, epochs)
+    check_data(data, validation_data, batch_size, epochs)
     folds.partitions(data.groups, 0)  # too few groups: said before anything is prepared
     judge = cast(Judge, make_judge(metrics, score, mode, loss, True))  # None without validation
     if unfreeze is not None:
@@ -148,7 +150,7 @@ def train_rotating(
     with running(
         model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
-        resume=resume, seed=seed, scheme=_scheme(folds),
+        resume=resume, seed=seed, scheme=_scheme(folds), ema_decay=ema_decay,
     ) as run, closing(UpdateBar(run.state, runs, progress, unit="run")) as bar:  # fmt: skip
         rotation = _Rotation(
             run, judge, data, validation_data, folds, batch_size, workers, options, bar
@@ -163,39 +165,6 @@ def train_rotating(
 
 def _scheme(folds: RotatingKFold) -> str:
     return f"{folds!r}: images that validate in one run train in the others"
-
-
-def _check_data(
-    data: PreparedDataset, validation_data: PreparedDataset, batch_size: int, epochs: int
-) -> None:
-    for name, value, least in (("batch_size", batch_size, 1), ("epochs", epochs, 0)):
-        if value < least:
-            raise TrainingError(f"{name} must be {least} or more, got {value}.")
-    if validation_data.augment is not None:
-        raise TrainingError(
-            "the validation data are augmented; prepare them without: PreparedDataset(..., "
-            "augment=None)."
-        )
-    ids, others = _ids(data), _ids(validation_data)
-    twice = [name for name, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise TrainingError(
-            f"image(s) {some(twice)} stand twice in the data, and would train and validate in one "
-            "run; give each position once."
-        )
-    if ids != others:
-        pairs = zip(ids, others, strict=False)
-        at = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(ids), len(others)))
-        raise TrainingError(
-            "the validation data must be the same images in the same order, but of "
-            f"{len(ids)} and {len(others)} images those at position {at} are "
-            f"{some(ids[at : at + 1]) or 'none'} and {some(others[at : at + 1]) or 'none'}."
-        )
-
-
-def _ids(data: PreparedDataset) -> tuple[str, ...]:
-    every = data.reader.ids
-    return tuple(every[index] for index in data.indices)
 
 
 @dataclass(frozen=True)
@@ -253,7 +222,7 @@ class _Rotation:
         """Do the runs of the epoch that comes, and give its row."""
         state = self.run.state
         metrics = self.judge.metrics
-        counts = {name: _Growing(metric) for name, metric in metrics.items()}
+        counts = {name: Growing(metric) for name, metric in metrics.items()}
         for metric in metrics.values():
             metric.reset()
         runs, samples = [], []
@@ -262,20 +231,24 @@ class _Rotation:
             before = state.samples_seen
             runs.append(self._train(fold))
             samples.append(state.samples_seen - before)
-            summed = evaluate(
+            summed = self._count(fold, counts)
+        results = {name: metric.scores() for name, metric in summed.items()}
+        return self.run.scored(_row(runs, samples, len(state.history) + 1), results)
+
+    def _count(self, fold: Fold, counts: Mapping[str, Metric[Any]]) -> dict[str, Metric[Any]]:
+        state, held_out = self.run.state, self.validation_data
+        batches = held_out_part(
+            held_out, fold.validation, batch_size=self.batch_size, workers=self.workers
+        )
+        with self.run.scored_weights():
+            return evaluate(
                 state.model,
-                DataLoader(
-                    Subset(self.validation_data, fold.validation),
-                    batch_size=self.batch_size,
-                    num_workers=self.workers,
-                ),
+                batches,
                 metrics=counts,
                 accelerator=state.accelerator,
                 target=self.options["target"],
                 progress=self.bar.shown,
             )
-        results = {name: metric.scores() for name, metric in summed.items()}
-        return self.run.scored(_row(runs, samples, len(state.history) + 1), results)
 
     def _train(self, fold: Fold) -> EpochEvent:
         state = self.run.state
@@ -291,10 +264,7 @@ class _Rotation:
         return done
 
     def _train_loader(self, positions: Iterable[int]) -> Loader:
-        sampler = SubsetRandomSampler(list(positions), generator=torch.Generator())
-        return DataLoader(
-            self.data, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers
-        )
+        return training_part(self.data, positions, batch_size=self.batch_size, workers=self.workers)
 
 
 def _row(runs: list[EpochEvent], samples: list[int], epoch: int) -> dict[str, Any]:
@@ -312,28 +282,8 @@ def _row(runs: list[EpochEvent], samples: list[int], epoch: int) -> dict[str, An
         **{name: mean(run.terms[name] for run in runs) for name in last.terms},
         "learning_rate": last.learning_rate,
         "seconds": sum(run.seconds for run in runs),
+        "data_seconds": sum(run.data_seconds for run in runs),
+        "images_per_second": sum(run.images for run in runs) / sum(run.seconds for run in runs),
         "samples_seen": last.samples_seen,
+        "skipped": sum(run.skipped for run in runs),
     }
-
-
-class _Growing:
-    """A metric that `evaluate` adds to without resetting it, and whose scores are its counts."""
-
-    def __init__(self, metric: Metric[Any]) -> None:
-        self.metric = metric
-
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        self.metric.update(logits, target)
-
-    def __add__(self, other: _Growing) -> _Growing:
-        return _Growing(self.metric + other.metric)
-
-    def scores(self) -> Metric[Any]:
-        return self.metric
-
-    def reset(self) -> None:
-        """Keep the counts of the folds before."""
-
-    def to(self, device: torch.device | str) -> _Growing:
-        self.metric.to(device)
-        return self
