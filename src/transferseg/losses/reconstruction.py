@@ -117,7 +117,7 @@ def reconstruction_loss(
 
     Returns:
         A scalar, 0 or more, in squared units of the target ("l2"), in its units ("l1") or without
-        one, up to 2 ("ssim").
+        one, up to 2 ("ssim"); 0, with a graph, for a batch of nothing.
 
     Raises:
         SpecError: shapes that differ, an integer dtype, an unknown kind, a range that is missing.
@@ -133,10 +133,13 @@ def reconstruction_loss(
     _check_range(kind, data_range)
     _check(output, target)
     if data_range is not None:
-        return 1 - structural_similarity(output, target, data_range=data_range).mean()
+        similarity = structural_similarity(output, target, data_range=data_range)
+        return (1 - similarity).sum() / max(len(similarity), 1)
     with full_precision(output):
         output = at_least_float32(output)
         target = target.to(output.dtype)
+        if not output.numel():
+            return output.sum()
         return F.mse_loss(output, target) if kind == "l2" else F.l1_loss(output, target)
 
 
