@@ -16,19 +16,16 @@ MONAI is in no extra of the package: pip install monai.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import platform
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import monai
 import segmentation_models_pytorch as smp
 import torch
+from processes import in_a_process, memory_of, timed, write_table
 from torch import Tensor, nn
 
 import transferseg as ts
@@ -84,48 +81,26 @@ def measure_time(compiled: bool, shape: list[int], rounds: int) -> dict[str, lis
     for turn in range(rounds):
         order = list(steps)[turn % 3 :] + list(steps)[: turn % 3]
         for side in order:
-            begin = time.perf_counter()
-            steps[side]()
-            seconds[side].append(time.perf_counter() - begin)
+            seconds[side].append(timed(steps[side]))
     return seconds
 
 
 def measure_memory(side: str, compiled: bool, shape: list[int]) -> float:
     """MiB above what the process held with the data made; for a process of its own."""
-    forget = Path("/proc/self/clear_refs")
-    if not forget.exists():
-        return float("nan")
     logits, target = batch(shape)
     step = step_of(side, compiled, logits, target)
     if compiled:
         step()
     logits.grad = None
-    gc.collect()
-    forget.write_text("5")  # the largest resident set counts from here
-    before = resident("VmRSS")
-    step()
-    return (resident("VmHWM") - before) / 1024
-
-
-def resident(what: str) -> float:
-    """KiB of this process: `VmRSS` now, `VmHWM` at its largest."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
-
-
-def in_a_process(*arguments: str) -> object:
-    """What this file prints as JSON, called with these arguments in a fresh process."""
-    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return memory_of(step)
 
 
 def rows_of(modes: list[str], options: list[str]) -> list[list[str]]:
     """One row a mode and side, printed as soon as it is known."""
     rows = []
     for mode in modes:
-        seconds = in_a_process("--time", mode, *options)
-        memory = {side: in_a_process("--memory", side, mode, *options) for side in SIDES}
+        seconds = in_a_process(__file__, "--time", mode, *options)
+        memory = {side: in_a_process(__file__, "--memory", side, mode, *options) for side in SIDES}
         for side in SIDES:
             pairs = zip(seconds[side], seconds["ours"], strict=True)
             ratio = statistics.median(theirs / mine for theirs, mine in pairs)
@@ -168,8 +143,7 @@ def main() -> None:
             f"{smp.__version__}, MONAI {monai.__version__}; {arguments.shape} float32, forward "
             "and backward."
         )
-        lines = [*top, *("| " + " | ".join(row) + " |" for row in rows)]
-        arguments.table.write_text("\n".join([*lines, "", where, ""]), encoding="utf-8")
+        write_table(arguments.table, top, rows, where)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,16 @@ step (as Linux counts it; elsewhere the column is empty).
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import platform
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
 import torchmetrics.functional.classification as tm
+from processes import in_a_process, memory_of, timed, write_table
 from torch import Tensor
 
 from transferseg.metrics import SegmentationCounts
@@ -103,18 +100,12 @@ def data_of(case: str, images: int, size: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     shape = (images, CLASSES, size, size)
     if case == "multilabel logits":
-        return torch.randn(shape), torch.randint(0, 2, shape)
+        # torchmetrics takes the sigmoid first, in which a logit of 1e-8 is one half
+        return torch.randn(shape).round(decimals=3), torch.randint(0, 2, shape)
     target = torch.randint(0, CLASSES, (images, size, size))
     if case == "multiclass masks":
         return torch.randint(0, CLASSES, target.shape), target
     return torch.randn(shape), target
-
-
-def timed(step: Callable[[], object]) -> float:
-    """Seconds of one step."""
-    begin = time.perf_counter()
-    step()
-    return time.perf_counter() - begin
 
 
 def measure_time(case: str, images: int, size: int, rounds: int) -> dict[str, list[float]]:
@@ -136,38 +127,17 @@ def measure_memory(case: str, name: str, images: int, size: int) -> float:
     """MiB above what the process held with the batch made; for a process of its own."""
     given, target = data_of(case, images, size)
     side = CASES[case][name]
-    forget = Path("/proc/self/clear_refs")
-    if not forget.exists():
-        return float("nan")
     # what a first call loads and keeps is no memory of the counting
     side(given[:1, ..., :8, :8], target[:1, ..., :8, :8])
-    gc.collect()
-    forget.write_text("5")  # the largest resident set counts from here
-    before = resident("VmRSS")
-    for _ in range(3):
-        side(given, target)
-    return (resident("VmHWM") - before) / 1024
-
-
-def resident(what: str) -> float:
-    """KiB of this process: `VmRSS` now, `VmHWM` at its largest."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
-
-
-def in_a_process(*arguments: str) -> object:
-    """What this file prints as JSON, called with these arguments in a fresh process."""
-    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return memory_of(lambda: side(given, target), times=3)
 
 
 def rows_of(case: str, options: list[str]) -> list[list[str]]:
     """One row a side, printed as soon as it is known."""
-    times = in_a_process("--time", case, *options)
+    times = in_a_process(__file__, "--time", case, *options)
     rows = []
     for name in CASES[case]:
-        memory = in_a_process("--memory", case, name, *options)
+        memory = in_a_process(__file__, "--memory", case, name, *options)
         ratios = [theirs / mine for theirs, mine in zip(times[name], times["ours"], strict=True)]
         milliseconds = f"{statistics.median(times[name]) * 1000:.0f}"
         ratio = f"{statistics.median(ratios):.1f}"
@@ -207,8 +177,7 @@ def main() -> None:
             f"batch of {arguments.images} with {CLASSES} classes, {arguments.size}x"
             f"{arguments.size} pixels, float32 logits and int64 targets."
         )
-        lines = [*top, *("| " + " | ".join(row) + " |" for row in rows)]
-        arguments.table.write_text("\n".join([*lines, "", where, ""]), encoding="utf-8")
+        write_table(arguments.table, top, rows, where)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,10 @@ cross-entropy, backward and SGD.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import platform
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -32,6 +28,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 import torchvision
+from processes import in_a_process, memory_of, timed, write_table
 from torch import Tensor, nn
 
 import transferseg as ts
@@ -96,6 +93,9 @@ PAIRS = {
         "smp",
         "decoder.convs.",
     ),
+    "upernet_smp resnet50": Pair(
+        of_ours("upernet_smp", "resnet50"), of_smp("UPerNet", "resnet50"), "smp"
+    ),
     "fcn resnet50": Pair(
         of_ours("fcn", "resnet50", num_convs=1, concat=False),
         of_torchvision("fcn_resnet50"),
@@ -108,9 +108,9 @@ def same_network(pair: Pair, size: int) -> tuple[nn.Module, nn.Module]:
     """Both sides with the peer's weights, which are copied in their order; checked by logits."""
     torch.manual_seed(0)
     ours, peer = pair.ours(), pair.peer()
-    given, own = list(peer.state_dict().values()), ours.state_dict()
+    theirs, own = peer.state_dict(), ours.state_dict()
     keys = sorted(own, key=lambda key: 2 * key.startswith("head.") + key.startswith(pair.late))
-    taken = [own[key] for key in keys]
+    given, taken = [theirs[key] for key in in_order(theirs)], [own[key] for key in in_order(keys)]
     if [value.shape for value in given] != [value.shape for value in taken]:
         raise SystemExit("the two sides do not have the same tensors in the same order")
     with torch.no_grad():
@@ -122,6 +122,20 @@ def same_network(pair: Pair, size: int) -> tuple[nn.Module, nn.Module]:
     if worst > 1e-4:
         raise SystemExit(f"not the same network: logits differ by {worst:.1e}")
     return ours, peer
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Keys as they come, but those of one downsampling by name: Swin has them in two orders."""
+    keys = list(keys)
+    place: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        place.setdefault(_downsampling(key), index)
+    return sorted(keys, key=lambda key: (place[_downsampling(key)], key))
+
+
+def _downsampling(key: str) -> str:
+    before, found, _ = key.partition(".downsample.")
+    return before + found if found else key
 
 
 def logits(model: nn.Module, image: Tensor) -> Tensor:
@@ -155,13 +169,6 @@ def step_of(model: nn.Module, mode: str, size: int) -> Callable[[], None]:
     return train
 
 
-def timed(step: Callable[[], None]) -> float:
-    """Seconds of one step."""
-    begin = time.perf_counter()
-    step()
-    return time.perf_counter() - begin
-
-
 def measure_time(pair: Pair, mode: str, size: int, rounds: int) -> tuple[float, float, float]:
     """Median seconds of ours and of the peer, and the median of their ratios."""
     ours, peer = (step_of(model, mode, size) for model in same_network(pair, size))
@@ -177,29 +184,7 @@ def measure_time(pair: Pair, mode: str, size: int, rounds: int) -> tuple[float, 
 
 def measure_memory(pair: Pair, side: str, mode: str, size: int) -> float:
     """MiB above what the process held with the model built; for a process of its own."""
-    step = step_of(getattr(pair, side)(), mode, size)
-    forget = Path("/proc/self/clear_refs")
-    if not forget.exists():
-        return float("nan")
-    gc.collect()
-    forget.write_text("5")  # the largest resident set counts from here, not from the building
-    before = resident("VmRSS")
-    for _ in range(3):
-        step()
-    return (resident("VmHWM") - before) / 1024
-
-
-def resident(what: str) -> float:
-    """KiB of this process: `VmRSS` now, `VmHWM` at its largest."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
-
-
-def in_a_process(*arguments: str) -> object:
-    """What this file prints as JSON, called with these arguments in a fresh process."""
-    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return memory_of(step_of(getattr(pair, side)(), mode, size), times=3)
 
 
 def rows_of(names: list[str], options: list[str]) -> list[list[str]]:
@@ -207,9 +192,9 @@ def rows_of(names: list[str], options: list[str]) -> list[list[str]]:
     rows = []
     for name in names:
         for mode in ("forward", "train"):
-            mine, theirs, ratio = in_a_process("--time", name, mode, *options)
+            mine, theirs, ratio = in_a_process(__file__, "--time", name, mode, *options)
             memory = {
-                side: in_a_process("--memory", name, side, mode, *options)
+                side: in_a_process(__file__, "--memory", name, side, mode, *options)
                 for side in ("ours", "peer")
             }
             rows.append([
@@ -258,8 +243,7 @@ def main() -> None:
             f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}, "
             f"{arguments.size}x{arguments.size} pixels; batch of 1 (forward) and 2 (train)."
         )
-        lines = [*top, *("| " + " | ".join(row) + " |" for row in rows)]
-        arguments.table.write_text("\n".join([*lines, "", where, ""]), encoding="utf-8")
+        write_table(arguments.table, top, rows, where)
 
 
 if __name__ == "__main__":

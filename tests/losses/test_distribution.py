@@ -111,3 +111,14 @@ def test_probabilities_with_weights_have_a_weighted_mean(generator, class_weight
     torch.testing.assert_close(
         cross_entropy(logits, rows, **options), cross_entropy(logits, hard, **options)
     )
+
+
+def test_a_class_that_is_masked_out_by_its_logit_costs_nothing(generator):
+    logits = torch.randn(2, 3, 4, 5, generator=generator)
+    logits[:, 2] = -torch.inf
+    logits.requires_grad_()
+    target = torch.randint(0, 2, (2, 4, 5), generator=generator)
+    loss = cross_entropy(logits, target)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, target))
+    loss.backward()
+    assert logits.grad.isfinite().all()

@@ -31,12 +31,12 @@ def combinations(name):
 def batch(mode, soft):
     generator = torch.Generator().manual_seed(5)
     classes = 1 if mode == "binary" else 2
-    logits = 2 * torch.randn(2, classes, 2, 3, generator=generator, dtype=torch.float64)
+    logits = 2 * torch.randn(2, classes, 2, 2, generator=generator, dtype=torch.float64)
     if soft:
-        target = torch.rand(2, classes, 2, 3, generator=generator, dtype=torch.float64)
+        target = torch.rand(2, classes, 2, 2, generator=generator, dtype=torch.float64)
         target = target.softmax(1) if mode == "multiclass" else target
     else:
-        shape = (2, 2, 3) if mode == "multiclass" else logits.shape
+        shape = (2, 2, 2) if mode == "multiclass" else logits.shape
         target = torch.randint(0, 2, shape, generator=generator)
     target[0, ..., 1:] = 0  # a class is absent in one image
     target[1, ..., 0] = 255

@@ -122,10 +122,10 @@ def bombs():
 @pytest.mark.parametrize("write", [zip_around, legacy_around])
 def test_bombs_are_refused_in_no_time(bomb, write, tmp_path):
     write(tmp_path / "bomb.pth", bombs()[bomb])
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match=r"bomb\.pth"):
         read_source(tmp_path / "bomb.pth")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_tensors_lie_within_their_storage(tmp_path):

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from transferseg.losses.blocks import Block, total_of_blocks, written_by_blocks
+from transferseg.losses.blocks import Block, Room, total_of_blocks, written_by_blocks
 from transferseg.losses.inputs import at_least_float32, may_hold
 
 #: The logit of an ignored pixel: its probability and its entropy with y = 0 are 0 in every dtype
 #: that is computed in, and so is their gradient.
 FAR = -1e4
+#: Factors from 0.5 to 1 whose product is far from the smallest number of float32.
+_FOLD = 64
+
+
+class Wanted(NamedTuple):
+    """What is summed, and how: see `losses.sums.pixel_sums`."""
+
+    ignore_index: int | None
+    label_smoothing: float
+    entropy: bool
+    region: bool
+    squared: bool
 
 
 def _neutral(
@@ -36,53 +48,89 @@ def _smoothed(y: Tensor, counted: Tensor | None, label_smoothing: float) -> Tens
     return y if counted is None else torch.where(counted, y, 0.0)
 
 
-def _entropy(x: Tensor, y: Tensor, extra: Tensor | None) -> Tensor:
-    """Binary cross-entropy of each logit; `extra` is the weight of the positives less 1."""
-    # Not by exp and log1p, which start threads for blocks of any size.
-    entropy = F.softplus(x).addcmul_(x, y, value=-1)
-    if extra is None:
-        return entropy
-    return entropy.add_(F.softplus(-x).mul_(y).mul_(extra))
-
-
-def _entropy_and_probability(x: Tensor, y: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both with one exponential: for the compiler, which makes one loop of it."""
+def _probability(x: Tensor) -> tuple[Tensor, Tensor]:
+    """sigmoid(x) and log(1 + exp(-|x|)) with one exponential: for the compiler, as one loop."""
     small = (-x.abs()).exp()
-    rest = small.log1p()
-    entropy = x.clamp_min(0) - x * y + rest
-    if extra is not None:
-        entropy = entropy + extra * y * (rest - x.clamp_max(0))
-    return entropy, torch.where(x >= 0, 1.0, small) / (1 + small)
+    return torch.where(x >= 0, 1.0, small) / (1 + small), small.log1p()
 
 
-def block_sums(
-    x: Tensor,
-    y: Tensor,
-    extra: Tensor | None,
-    ignore_index: int | None,
-    label_smoothing: float,
-    entropy: bool,
-    region: bool,
-    squared: bool,
-) -> Tensor:
-    """(6, B, K): entropy, linear, square, overlap, truth, number, summed over the last axis."""
-    x, y, counted = _neutral(x, y, ignore_index)
+def traced_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted) -> Tensor:
+    """What `block_sums` gives, of operations that a compiler makes one loop of."""
+    x, y, counted = _neutral(x, y, wanted.ignore_index)
+    z = _smoothed(y, counted, wanted.label_smoothing)
     none = x.new_zeros(x.shape[:2])
     number = none + x.shape[2] if counted is None else counted.sum(-1).to(x.dtype)
     sums = [none, none, none, none, none, number]
-    z = _smoothed(y, counted, label_smoothing)
-    if torch.compiler.is_compiling():
-        each, p = _entropy_and_probability(x, z, extra)
-    else:
-        each = _entropy(x, z, extra) if entropy else none
-        p = x.sigmoid() if region else none
-    if entropy:
-        sums[0] = each.sum(-1)
-    if region:
+    p, rest = _probability(x)
+    if wanted.entropy:
+        entropy = x.clamp_min(0) - x * z + rest
+        if extra is not None:
+            entropy = entropy + extra * z * (rest - x.clamp_max(0))
+        sums[0] = entropy.sum(-1)
+    if wanted.region:
         sums[1], sums[3] = p.sum(-1), (p * y).sum(-1)
-        sums[2] = (p * p).sum(-1) if squared else none
-        sums[4] = (y * y if squared else y).sum(-1)
+        sums[2] = (p * p).sum(-1) if wanted.squared else none
+        sums[4] = (y * y if wanted.squared else y).sum(-1)
     return torch.stack(sums)
+
+
+def _log_of_products(s: Tensor) -> Tensor:
+    """The sum over the last axis of log(s), of values from 0.5 to 1.
+
+    Logarithms of products, since a logarithm is slow. In float32 the rounding of s shows: 6e-8 a
+    pixel in the value of the cross-entropy, nothing in its gradient.
+    """
+    width = s.shape[-1] // _FOLD
+    products = s[..., : _FOLD * width].reshape(*s.shape[:-1], _FOLD, width).prod(-2)
+    return products.log_().sum(-1) + s[..., _FOLD * width :].log().sum(-1)
+
+
+def _entropy(x: Tensor, z: Tensor, p: Tensor, extra: Tensor | None, spare: Tensor) -> Tensor:
+    """Sums of the binary cross-entropy; `extra` is the weight of the positives less 1."""
+    # max(x, 0) - x z + log(1 + exp(-|x|)), whose last term is -log(max(p, 1 - p))
+    total = torch.clamp_min(x, 0, out=spare).addcmul_(x, z, value=-1).sum(-1)
+    torch.sub(x.new_ones(()), p, out=spare)
+    total -= _log_of_products(torch.maximum(spare, p, out=spare))
+    if extra is not None:
+        total += F.softplus(-x).mul_(z).mul_(extra).sum(-1)
+    return total
+
+
+def block_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted, room: Room) -> Tensor:
+    """(6, B, K): entropy, linear, square, overlap, truth, number, summed over the last axis."""
+    x, y, counted = _neutral(x, y, wanted.ignore_index)
+    none = x.new_zeros(x.shape[:2])
+    number = none + x.shape[2] if counted is None else counted.sum(-1).to(x.dtype)
+    sums = [none, none, none, none, none, number]
+    p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
+    if wanted.region:  # what reads the target comes first, while it is in the cache
+        sums[3] = torch.mul(p, y, out=spare).sum(-1)
+        sums[4] = (torch.mul(y, y, out=spare) if wanted.squared else y).sum(-1)
+    if wanted.entropy:
+        z = _smoothed(y, counted, wanted.label_smoothing)
+        sums[0] = _entropy(x, z, p, extra, spare)
+    if wanted.region:
+        sums[1] = p.sum(-1)
+        sums[2] = torch.mul(p, p, out=spare).sum(-1) if wanted.squared else none
+    return torch.stack(sums)
+
+
+def traced_gradient(
+    x: Tensor, y: Tensor, extra: Tensor | None, factors: Tensor, wanted: Wanted
+) -> Tensor:
+    """What `block_gradient` gives, of operations that a compiler makes one loop of."""
+    x, y, counted = _neutral(x, y, wanted.ignore_index)
+    by_entropy, by_linear, by_square, by_overlap = factors.unsqueeze(-1).unbind()
+    p = x.sigmoid()
+    gradient = torch.zeros_like(p)
+    if wanted.region:
+        by_p = y * by_overlap + by_linear
+        gradient = (by_p + 2 * by_square * p if wanted.squared else by_p) * p * (1 - p)
+    if wanted.entropy:
+        z = _smoothed(y, counted, wanted.label_smoothing)
+        slope = p - z if extra is None else p - z + (p - 1) * z * extra
+        gradient = gradient + slope * by_entropy
+    return gradient
 
 
 def block_gradient(
@@ -90,29 +138,32 @@ def block_gradient(
     y: Tensor,
     extra: Tensor | None,
     factors: Tensor,
-    ignore_index: int | None,
-    label_smoothing: float,
-    entropy: bool,
-    region: bool,
-    squared: bool,
-) -> Tensor:
+    wanted: Wanted,
+    room: Room,
+    out: Tensor,
+) -> None:
     """The gradient to the logits, given that to entropy, linear, square and overlap: (4, B, K)."""
-    x, y, counted = _neutral(x, y, ignore_index)
+    x, y, counted = _neutral(x, y, wanted.ignore_index)
     by_entropy, by_linear, by_square, by_overlap = factors.unsqueeze(-1).unbind()
-    p = x.sigmoid()
-    gradient = torch.zeros_like(p)
-    if region:
-        by_p = (y * by_overlap).add_(by_linear)
-        if squared:
-            by_p.add_(p * (2 * by_square))
-        gradient = torch.ops.aten.sigmoid_backward(by_p, p)
-    if entropy:
-        z = _smoothed(y, counted, label_smoothing)
-        slope = p - z
+    p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
+    gradient = room.like("gradient", x)
+    if wanted.region:
+        by_p = torch.mul(y, by_overlap, out=spare)
+        if x.device.type != "cpu" or bool(by_linear.any()):  # most losses have no such term
+            by_p += by_linear
+        if wanted.squared:
+            by_p.addcmul_(p, 2 * by_square)
+        torch.ops.aten.sigmoid_backward.grad_input(by_p, p, grad_input=gradient)
+    else:
+        gradient.zero_()
+    if wanted.entropy:
+        z = _smoothed(y, counted, wanted.label_smoothing)
+        slope = torch.sub(p, z, out=spare)
         if extra is not None:
             slope.add_((p - 1).mul_(z).mul_(extra))
-        gradient = slope.mul_(by_entropy).add_(gradient) if region else slope.mul_(by_entropy)
-    return gradient
+        torch.addcmul(gradient, slope, by_entropy, out=out)
+    else:
+        out.copy_(gradient)
 
 
 class BinarySums(torch.autograd.Function):
@@ -124,17 +175,23 @@ class BinarySums(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         extra: Tensor | None,
-        *wanted: Any,  # noqa: ANN401
+        *options: Any,  # noqa: ANN401
     ) -> tuple[Tensor, ...]:
-        """Sum block by block."""
+        """Sum block by block; `options` are those of `Wanted`."""
+        wanted = Wanted(*options)
+        if wanted.ignore_index is not None and not may_hold(y, wanted.ignore_index):
+            wanted = Wanted(None, *options[1:])
         ctx.save_for_backward(x, y, extra)
-        ctx.wanted = wanted
+        ctx.wanted = tuple(wanted)
+        room = Room()
 
         def work(part: Block) -> Tensor:
-            more = None if extra is None else extra[part[1]]
-            return block_sums(x[part], y[part], more, *wanted)
+            return block_sums(x[part], y[part], _of(extra, part), wanted, room)
 
-        sums = total_of_blocks(work, x, whole_classes=False).unbind()
+        if torch.compiler.is_compiling():
+            sums = traced_sums(x, y, extra, wanted).unbind()
+        else:
+            sums = total_of_blocks(work, x, whole_classes=False).unbind()
         ctx.mark_non_differentiable(*sums[4:])
         return sums
 
@@ -143,12 +200,18 @@ class BinarySums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Write the gradient block by block; there is no second derivative."""
         x, y, extra = ctx.saved_tensors
-        factors = torch.stack(gradients[:4])
+        factors, wanted = torch.stack(gradients[:4]), Wanted(*ctx.wanted)
+        none = [None] * (2 + len(wanted))
+        if torch.compiler.is_compiling():
+            return (traced_gradient(x, y, extra, factors, wanted).to(x.dtype), *none)
+        room = Room()
 
-        def work(part: Block) -> Tensor:
-            more = None if extra is None else extra[part[1]]
+        def work(part: Block, out: Tensor) -> None:
             some = factors[:, part[0], part[1]]
-            return block_gradient(x[part], y[part], more, some, *ctx.wanted)
+            block_gradient(x[part], y[part], _of(extra, part), some, wanted, room, out)
 
-        gradient = written_by_blocks(work, x, whole_classes=False)
-        return (gradient, *[None] * (2 + len(ctx.wanted)))
+        return (written_by_blocks(work, x, whole_classes=False), *none)
+
+
+def _of(extra: Tensor | None, part: Block) -> Tensor | None:
+    return None if extra is None else extra[part[1]]

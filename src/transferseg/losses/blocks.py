@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import torch
@@ -11,21 +10,24 @@ from torch import Tensor
 
 #: A part of a (B, K, N) tensor.
 Block: TypeAlias = tuple[slice, slice, slice]
-#: Values in a block. On the CPU: the largest size that torch computes in one thread. Threads of our
-#: own take the blocks, since torch's meet after each operation: hundreds of meetings, each of
-#: which waits for a whole time slice when another process (a loader's worker) holds a core.
-ON_CPU, ELSEWHERE = (1 << 15) - 1, 1 << 22
-#: More threads wait for the interpreter's lock.
-MOST_THREADS = 4
+#: Values in a block: on the CPU a few such tensors fit the cache, and an operation is long beside
+#: the meeting of torch's threads after it.
+ON_CPU, ELSEWHERE = 1 << 18, 1 << 22
 
 
-def _blocks(tensor: Tensor, *, whole_classes: bool) -> list[Block]:
+def blocks_of(tensor: Tensor, *, whole_classes: bool) -> list[Block]:
     """Blocks that cover a (B, K, N) tensor, in order.
 
-    Under `torch.compile` the tensor stays whole: the compiler cuts it itself.
+    Args:
+        tensor: what is cut.
+        whole_classes: keep the K values of a pixel together.
+
+    Example:
+        >>> [part[1:] for part in blocks_of(torch.zeros(1, 2, 3), whole_classes=True)]
+        [(slice(0, 2, None), slice(0, 3, None))]
     """
     images, classes, pixels = tensor.shape
-    if torch.compiler.is_compiling() or not tensor.numel():
+    if not tensor.numel():
         return [(slice(0, images), slice(0, classes), slice(0, pixels))]
     size = ON_CPU if tensor.device.type == "cpu" else ELSEWHERE
     most = max(1, size // classes if whole_classes else size)
@@ -42,31 +44,13 @@ def _blocks(tensor: Tensor, *, whole_classes: bool) -> list[Block]:
     ]
 
 
-def _in_threads(work: Callable[[Block], object], parts: list[Block], tensor: Tensor) -> None:
-    """Do every block, on the CPU in as many threads as torch has, at most `MOST_THREADS`."""
-    threads = min(torch.get_num_threads(), MOST_THREADS, len(parts) // 8)
-    if threads < 2 or tensor.device.type != "cpu":
-        for part in parts:
-            work(part)
-        return
-    inference = torch.is_inference_mode_enabled()  # a thread's own, as whether gradients are kept
-
-    def run(share: list[Block]) -> None:
-        with torch.inference_mode(inference), torch.no_grad():
-            for part in share:
-                work(part)
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, [parts[first::threads] for first in range(threads)]))
-
-
 def total_of_blocks(
     work: Callable[[Block], Tensor], tensor: Tensor, *, whole_classes: bool
 ) -> Tensor:
     """Add up what `work` sums over the pixels of each block.
 
     Args:
-        work: of a block of `tensor` (b, k, n): (S, b, k); in other threads and without gradients.
+        work: of a block of `tensor` (b, k, n): (S, b, k).
         tensor: (B, K, N), what the blocks are cut from.
         whole_classes: keep the K values of a pixel together.
 
@@ -78,30 +62,24 @@ def total_of_blocks(
         >>> total_of_blocks(lambda part: values[part].sum(-1)[None], values, whole_classes=False)
         tensor([[[ 3., 12.]]])
     """
-    parts = _blocks(tensor, whole_classes=whole_classes)
-    if len(parts) == 1:
-        return work(parts[0])
-    found: dict[int, Tensor] = {}
-    numbers = {id(part): number for number, part in enumerate(parts)}
-
-    def keep(part: Block) -> None:
-        found[numbers[id(part)]] = work(part)
-
-    _in_threads(keep, parts, tensor)
-    total = found[0].new_zeros((found[0].shape[0], *tensor.shape[:2]))
-    for number, part in enumerate(parts):
-        total[:, part[0], part[1]].add_(found[number])
+    first, *others = blocks_of(tensor, whole_classes=whole_classes)
+    found = work(first)
+    if not others:
+        return found
+    total = found.new_zeros((found.shape[0], *tensor.shape[:2]))
+    total[:, first[0], first[1]] = found
+    for part in others:
+        total[:, part[0], part[1]].add_(work(part))
     return total
 
 
 def written_by_blocks(
-    work: Callable[[Block], Tensor], tensor: Tensor, *, whole_classes: bool
+    work: Callable[[Block, Tensor], object], tensor: Tensor, *, whole_classes: bool
 ) -> Tensor:
     """A tensor like `tensor`, of which `work` computes each block.
 
     Args:
-        work: of a block of `tensor` (b, k, n): the same shape in any dtype; in other threads and
-            without gradients.
+        work: of a block of `tensor` (b, k, n) and where its values, of that shape, are to be put.
         tensor: (B, K, N), what the blocks are cut from.
         whole_classes: keep the K values of a pixel together.
 
@@ -110,17 +88,36 @@ def written_by_blocks(
 
     Example:
         >>> values = torch.arange(6.0).reshape(1, 2, 3)
-        >>> written_by_blocks(lambda part: values[part] + 1, values, whole_classes=False)
+        >>> def work(part, out):
+        ...     torch.add(values[part], 1, out=out)
+        >>> written_by_blocks(work, values, whole_classes=False)
         tensor([[[1., 2., 3.],
                  [4., 5., 6.]]])
     """
-    parts = _blocks(tensor, whole_classes=whole_classes)
-    if len(parts) == 1:
-        return work(parts[0]).to(tensor.dtype)
     out = torch.empty_like(tensor)
-
-    def write(part: Block) -> None:
-        out[part] = work(part)
-
-    _in_threads(write, parts, tensor)
+    for part in blocks_of(tensor, whole_classes=whole_classes):
+        work(part, out[part])
     return out
+
+
+class Room:
+    """Memory that all blocks of a pass write over: new memory costs more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def like(self, name: str, block: Tensor) -> Tensor:
+        """A contiguous tensor of the block's shape and dtype; the same memory under one name.
+
+        Example:
+            >>> room = Room()
+            >>> first = room.like("p", torch.zeros(2, 1, 8))
+            >>> room.like("p", torch.zeros(1, 1, 8)).data_ptr() == first.data_ptr()
+            True
+        """
+        kept = self._kept.get(name)
+        if kept is None or kept.numel() < block.numel():
+            kept = self._kept[name] = torch.empty(
+                block.numel(), dtype=block.dtype, device=block.device
+            )
+        return kept[: block.numel()].view(block.shape)

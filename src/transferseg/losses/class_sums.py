@@ -88,6 +88,8 @@ def block_sums(
     sums = [none, none, none, none, none, none, number]
     if entropy:
         wanted = _wanted_truth(truth, counted, weight, label_smoothing)
+        # a class with a logit of -inf (masked out) costs nothing where it is not the truth
+        logs = logs.clamp_min(torch.finfo(logs.dtype).min)
         sums[0] = -(wanted * logs).sum(-1)
         sums[1] = truth.sum(-1) if weight is None else truth.sum(-1) * weight
     if region:
@@ -145,7 +147,9 @@ class ClassSums(torch.autograd.Function):
         def work(part: Block) -> Tensor:
             return block_sums(x[part], _of_pixels(y, part), weight, *wanted)
 
-        sums = total_of_blocks(work, x, whole_classes=True).unbind()
+        whole = (slice(None),) * 3
+        compiling = torch.compiler.is_compiling()  # the compiler cuts the whole itself
+        sums = (work(whole) if compiling else total_of_blocks(work, x, whole_classes=True)).unbind()
         ctx.mark_non_differentiable(sums[1], *sums[5:])
         return sums
 
@@ -156,12 +160,15 @@ class ClassSums(torch.autograd.Function):
         x, y, weight = ctx.saved_tensors
         factors = torch.stack((gradients[0], *gradients[2:5]))
 
-        def work(part: Block) -> Tensor:
-            some = factors[:, part[0]]
-            return block_gradient(x[part], _of_pixels(y, part), weight, some, *ctx.wanted)
+        none = [None] * (2 + len(ctx.wanted))
+        if torch.compiler.is_compiling():
+            return (block_gradient(x, y, weight, factors, *ctx.wanted).to(x.dtype), *none)
 
-        gradient = written_by_blocks(work, x, whole_classes=True)
-        return (gradient, *[None] * (2 + len(ctx.wanted)))
+        def work(part: Block, out: Tensor) -> None:
+            some = factors[:, part[0]]
+            out.copy_(block_gradient(x[part], _of_pixels(y, part), weight, some, *ctx.wanted))
+
+        return (written_by_blocks(work, x, whole_classes=True), *none)
 
 
 def _of_pixels(y: Tensor, part: Block) -> Tensor:

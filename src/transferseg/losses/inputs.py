@@ -52,9 +52,10 @@ def may_hold(values: Tensor, wanted: int) -> bool:
     """
     if torch.compiler.is_compiling() or values.device.type != "cpu" or not values.numel():
         return True
+    # as Python numbers, since uint8 has no -100; `not`, since NaN hides the others
     if wanted > 1:
-        return bool(values.amax() >= wanted)
-    return bool(values.amin() <= wanted)
+        return not values.amax().item() < wanted
+    return not values.amin().item() > wanted
 
 
 def check_choice(kind: str, name: str, options: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _VALUES = 2**17  # of a piece, of all its channels: in float32, half a megabyte
+_LABELS = 2**15  # of a piece of labels, which are wider
+_BYTE = 255
 _TABLE = 1024  # up to so many classes, an image's (classes x classes) table is small beside it
 
 
@@ -117,10 +119,20 @@ def _by_image(count: Callable[[Tensor, Tensor], NDArray[np.int64]], *batch: Tens
 
 def _pieces(pixels: int, *planes: Tensor) -> Iterator[tuple[NDArray[Any], ...]]:
     """Tensors (..., pixels) as NumPy arrays (..., some pixels), piece by piece."""
+    whole = [_readable(plane) for plane in planes]
     for start in range(0, planes[0].shape[-1], pixels):
-        pieces = (_exact(plane[..., start : start + pixels]) for plane in planes)
-        # rows may lie apart; pixels that do (channels last) would be read many times over
-        yield tuple((p if p.stride(-1) == 1 else p.contiguous()).numpy() for p in pieces)
+        part = (..., slice(start, start + pixels))
+        yield tuple(
+            # pixels that lie apart (channels last) would be read many times over
+            _exact(plane[part]).contiguous().numpy() if array is None else array[part]
+            for plane, array in zip(planes, whole, strict=True)
+        )
+
+
+def _readable(plane: Tensor) -> NDArray[Any] | None:
+    """The tensor's own memory, if NumPy can read it as it is; rows may lie apart."""
+    same = plane.dtype is not torch.bool and _exact(plane[..., :0]).dtype is plane.dtype
+    return plane.numpy() if same and plane.stride(-1) == 1 else None
 
 
 def _exclusive(
@@ -130,13 +142,15 @@ def _exclusive(
     logits = given.is_floating_point()
     given, target = given.flatten(1) if logits else given.flatten(), target.flatten()
     table = np.zeros((classes + 2) * (classes + 1), np.int64)
-    pixels = max(_VALUES // classes // 1024, 1) * 1024 if logits else _VALUES
-    room = np.empty((classes, pixels) if logits else (0, 0), np.uint8)
-    for piece, labels in _pieces(pixels, given, target):
-        predicted = _largest(piece, room) if logits else _codes(piece, classes)
+    # Two runs over the pixels: long calls, since threads wait for each other between calls.
+    winners = torch.from_numpy(_winners(given, classes)) if logits else given
+    for found, labels in _pieces(_LABELS, winners, target):
+        predicted = found if logits else _codes(found, classes)
         true = _codes(labels, classes)
         if ignore_index is not None:
-            np.putmask(true, _equal(labels, ignore_index), classes + 1)
+            ignored = _equal(labels, ignore_index)
+            if ignored.any():
+                np.putmask(true, ignored, classes + 1)
         true *= classes + 1
         true += predicted
         table += np.bincount(true, minlength=table.size)
@@ -147,10 +161,22 @@ def _exclusive(
     return np.stack([tp, fp, fn, counted.sum() - tp - fp - fn], axis=-1)
 
 
+def _winners(logits: Tensor, classes: int) -> NDArray[Any]:
+    """Place of the largest of each column of (K, pixels)."""
+    pixels = max(_VALUES // classes // 1024, 1) * 1024
+    room = np.empty((classes, pixels), np.uint8)
+    places = np.empty(logits.shape[1], np.uint8 if classes <= _BYTE else np.int64)
+    start = 0
+    for (piece,) in _pieces(pixels, logits):
+        places[start : start + piece.shape[1]] = _largest(piece, room)
+        start += piece.shape[1]
+    return places
+
+
 def _largest(logits: NDArray[Any], room: NDArray[np.uint8]) -> NDArray[Any]:
     """Place of the largest of each column of (K, n); the first on ties, or the first NaN."""
     classes, pixels = logits.shape
-    if classes > 255:
+    if classes > _BYTE:
         return _by_torch(logits)
     found = room[:, :pixels]  # the caller's: new memory for every piece would cost as much again
     np.equal(logits, np.maximum.reduce(logits, axis=0), out=found.view(bool))

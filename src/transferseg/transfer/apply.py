@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -109,6 +110,6 @@ def _all_finite(value: Tensor, dtype: torch.dtype) -> bool:
     # One pass without a copy: a NaN or an infinite value leaves no finite sum. A sum that is not
     # finite may also be of very large values, which the exact test tells apart.
     quick = value.dtype == dtype and dtype in (torch.float32, torch.float64)
-    if quick and bool(torch.isfinite(value.sum())):
+    if quick and math.isfinite(value.sum().item()):
         return True
     return bool(torch.isfinite(value.to(dtype)).all())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from transferseg.errors import TransferError
@@ -85,10 +85,16 @@ class SourceFormat:
         tells = not self.telling or any(fnmatchcase(k, p) for p in self.telling for k in keys)
         return tells and all(any(fnmatchcase(key, sign) for key in keys) for sign in self.signs)
 
+    @cached_property
+    def _any_rule(self) -> re.Pattern[str]:
+        """What finds one of the rules' patterns; nothing for a format without rules."""
+        return re.compile("|".join(f"(?:{pattern})" for pattern in self.rules) or "(?!)")
+
     def target_key(self, key: str) -> str:
         """The source key in our own names."""
-        for pattern, replacement in self.rules.items():
-            key = _compiled(pattern).sub(replacement, key)
+        if self._any_rule.search(key):
+            for pattern, replacement in self.rules.items():
+                key = _compiled(pattern).sub(replacement, key)
         for old, new in self.rename.items():
             if key.startswith(old):
                 return new + key.removeprefix(old)
