@@ -72,7 +72,7 @@ def check_class_weight(mode: TargetMode, class_weight: Tensor | Sequence[float] 
         )
 
 
-def check_ignored(ignore_index: int | None) -> None:
+def check_ignored(ignore_index: object) -> None:
     """Raise `SpecError` unless it is an integer or None: NaN, for one, equals no target."""
     if ignore_index is not None and not isinstance(ignore_index, numbers.Integral):
         raise SpecError(f"ignore_index must be an integer or None, got {ignore_index!r}.")
