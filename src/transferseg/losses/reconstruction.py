@@ -30,8 +30,8 @@ def structural_similarity(output: Tensor, target: Tensor, *, data_range: float) 
     the source. torchmetrics has the same windows, and others that reach over the border into the
     image's reflection, which its mean takes too.
 
-    On GPUs with TF32, convolutions may round to it unless `torch.backends.cudnn.allow_tf32` is False;
-    that shows in the variances of nearly flat regions.
+    On GPUs with TF32 the convolutions may round to it unless `torch.backends.cudnn.allow_tf32` is
+    False; that shows in the variances of nearly flat regions.
 
     Args:
         output: (B, C, H, W), H and W of 11 or more, any float dtype; computed in at least float32.
