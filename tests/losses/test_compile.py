@@ -7,7 +7,18 @@ import shutil
 import pytest
 import torch
 
-from transferseg.losses import BCEDiceLoss
+from transferseg.losses import (
+    LOSSES,
+    BCEDiceLoss,
+    DeepSupervisionLoss,
+    MulticlassLoss,
+    MultilabelLoss,
+    ReconstructionLoss,
+    bce_dice_loss,
+    boundary_loss,
+    reconstruction_loss,
+    signed_distances,
+)
 
 
 def batch(mode, dtype=torch.float32, seed=0):
@@ -62,3 +73,53 @@ def test_inductor_gives_the_eager_values():
     with torch.amp.autocast("cpu", dtype=torch.bfloat16):
         found = gradient_of(compiled, logits, target)
     torch.testing.assert_close(found, gradient_of(loss, logits, target))
+
+
+class Everything(torch.nn.Module):
+    """The sum of every loss: one compilation for all of them."""
+
+    def __init__(self):
+        super().__init__()
+        modes = {"bce_dice": "multiclass", "focal": "multiclass", "lovasz": "multiclass"}
+        chosen = sorted(set(LOSSES) - {"boundary", "dice"})
+        self.masks = torch.nn.ModuleList(
+            LOSSES[name](modes.get(name, "multilabel"), class_weight=[1.0, 2.0, 0.5])
+            for name in chosen
+        )
+        self.binary = LOSSES["dice"]("binary")
+        self.deep = DeepSupervisionLoss(LOSSES["focal"]("multilabel", alpha=0.3))
+        self.image = ReconstructionLoss("ssim", data_range=4.0)
+        self.labels = MultilabelLoss(pos_weight=[1.0, 2.0, 3.0])
+        self.label = MulticlassLoss(class_weight=[1.0, 2.0, 3.0])
+
+    def forward(self, logits, target):
+        masks, maps, rows = target
+        total = self.binary(logits[:, :1], masks[:, :1])
+        for loss in self.masks:
+            total = total + loss(logits, masks[:, 1] if loss.mode == "multiclass" else masks)
+        total = total + self.deep([logits, logits[..., ::2, ::2]], masks)
+        total = total + boundary_loss(logits, masks, mode="multilabel", distances=maps)
+        weights = {"class_weight": [1.0, 2.0, 3.0], "pos_weight": [2.0, 1.0, 1.0]}
+        total = total + bce_dice_loss(logits, masks, mode="multilabel", **weights)
+        total = total + self.image(logits, maps) + reconstruction_loss(logits, maps, kind="l1")
+        scores = logits.mean((2, 3))
+        return total + self.labels(scores, rows) + self.label(scores, rows)
+
+
+def masks_of(size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 3, *size, generator=generator)
+    masks = torch.randint(0, 2, logits.shape, generator=generator)
+    maps = signed_distances(masks, mode="multilabel", classes=3)
+    return logits, (masks, maps, masks.amax((2, 3)).float())
+
+
+def test_every_loss_is_one_graph_of_any_size():
+    """Without a graph break, and without another compilation for another size."""
+    loss = Everything()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="eager")
+    gradient_of(compiled, *masks_of((14, 12), 0))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for size in ((14, 12), (18, 26)):
+            batch = masks_of(size, 1)
+            torch.testing.assert_close(gradient_of(compiled, *batch), gradient_of(loss, *batch))

@@ -36,7 +36,8 @@ def test_binary_equals_torch(generator, pos_weight):
 
 @pytest.mark.parametrize("class_weight", [None, [0.5, 2.0, 3.0]])
 @pytest.mark.parametrize("ignore_index", [None, 1, 255])
-def test_multiclass_equals_torch(generator, class_weight, ignore_index):
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_multiclass_equals_torch(generator, class_weight, ignore_index, smoothing):
     logits = torch.randn(2, 3, 4, 5, generator=generator)
     target = torch.randint(0, 3, (2, 4, 5), generator=generator)
     if ignore_index == 255:
@@ -45,8 +46,12 @@ def test_multiclass_equals_torch(generator, class_weight, ignore_index):
         logits, target,
         weight=None if class_weight is None else torch.tensor(class_weight),
         ignore_index=-100 if ignore_index is None else ignore_index,
+        label_smoothing=smoothing,
     )  # fmt: skip
-    ours = cross_entropy(logits, target, class_weight=class_weight, ignore_index=ignore_index)
+    ours = cross_entropy(
+        logits, target, class_weight=class_weight, ignore_index=ignore_index,
+        label_smoothing=smoothing,
+    )  # fmt: skip
     torch.testing.assert_close(ours, theirs)
 
 
@@ -85,3 +90,35 @@ def test_weights_need_one_value_a_class(weight):
         cross_entropy(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2).long(), class_weight=weight)
     with pytest.raises(SpecError, match=r"pos_weight needs one value a class, shape \(2,\)"):
         binary_cross_entropy(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2), pos_weight=weight)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("class_weight", [None, [0.5, 2.0, 3.0]])
+def test_probabilities_with_weights_have_a_weighted_mean(generator, class_weight, smoothing):
+    """Disagreement with torch, on purpose: there the weighted sum is over the number of pixels."""
+    logits = torch.randn(2, 3, 4, 5, generator=generator)
+    target = torch.rand(2, 3, 4, 5, generator=generator).softmax(1)
+    weight = torch.tensor(class_weight or [1.0] * 3)
+    theirs = F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
+    total = (target * weight[:, None, None]).sum()
+    ours = cross_entropy(
+        logits, target, class_weight=class_weight, label_smoothing=smoothing, ignore_index=None
+    )
+    torch.testing.assert_close(ours * total, theirs * 40)
+    hard = target.argmax(1)
+    rows = F.one_hot(hard, 3).movedim(-1, 1).float()
+    options = {"class_weight": class_weight, "label_smoothing": smoothing}
+    torch.testing.assert_close(
+        cross_entropy(logits, rows, **options), cross_entropy(logits, hard, **options)
+    )
+
+
+def test_a_class_that_is_masked_out_by_its_logit_costs_nothing(generator):
+    logits = torch.randn(2, 3, 4, 5, generator=generator)
+    logits[:, 2] = -torch.inf
+    logits.requires_grad_()
+    target = torch.randint(0, 2, (2, 4, 5), generator=generator)
+    loss = cross_entropy(logits, target)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, target))
+    loss.backward()
+    assert logits.grad.isfinite().all()

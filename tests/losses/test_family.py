@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import monai.losses
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -11,18 +12,21 @@ import torch.nn.functional as F
 
 from transferseg.errors import SpecError
 from transferseg.losses import (
+    BoundaryLoss,
     FocalLoss,
     FocalTverskyLoss,
     JaccardLoss,
     LovaszLoss,
     TverskyLoss,
     binary_cross_entropy,
+    boundary_loss,
     cross_entropy,
     focal_loss,
     focal_tversky_loss,
     jaccard_loss,
     lovasz_loss,
     mean_dice_loss,
+    signed_distances,
     tversky_loss,
 )
 
@@ -234,6 +238,8 @@ def test_lovasz_policy_of_an_absent_class():
     ("build", "message"),
     [
         (lambda: TverskyLoss("binary", alpha=-1), "alpha must be finite and 0 or more, got -1"),
+        (lambda: TverskyLoss("binary", alpha=0, beta=0), "no mistake costs anything"),
+        (lambda: JaccardLoss("binary", eps=math.inf), "eps must be above 0 .* and finite"),
         (lambda: FocalTverskyLoss("binary", gamma=0.75), "gamma must be 1 or more"),
         (lambda: FocalLoss("binary", gamma=0.5), "gamma must be 0 or from 1"),
         (lambda: FocalLoss("binary", alpha=2.0), "alpha must lie between 0 and 1"),
@@ -251,3 +257,71 @@ def test_wrong_options(build, message):
 def test_losses_of_hard_classes_refuse_probabilities(loss):
     with pytest.raises(SpecError, match="takes class indices"):
         loss(torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2, 2), 0.5), mode="multiclass")
+
+
+@modes
+def test_monai_agrees_on_the_boundary_loss(mode):
+    logits, target = batch(mode)
+    theirs = monai.losses.BoundaryLoss(
+        sigmoid=mode != "multiclass", softmax=mode == "multiclass", to_onehot_y=mode == "multiclass"
+    )
+    labels = target[:, None] if mode == "multiclass" else target
+    ours = BoundaryLoss(mode, ignore_index=None)(logits, target)
+    torch.testing.assert_close(ours, theirs(logits, labels))
+
+
+def test_lovasz_keeps_its_digits_on_a_large_mask():
+    """A pixel adds about 4e-6 to the Jaccard loss, of which a difference near 1 keeps 2 %."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1, 1, 512, 512, generator=generator)
+    target = torch.rand(1, 1, 512, 512, generator=generator) < 0.1
+    gradients = []
+    for x in (logits, logits.double()):
+        x.requires_grad_()
+        lovasz_loss(x, target, mode="binary").backward()
+        gradients.append(x.grad.double())
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=0)  # ties of float32 in another order
+    x = logits.detach().requires_grad_()
+    smp.losses.LovaszLoss("binary", per_image=True)(x, target.long()).backward()
+    some = gradients[1] != 0
+    error = ((x.grad.double() - gradients[1]) / gradients[1])[some].abs()
+    assert error.max() > 0.005  # what the difference costs
+
+
+def test_smp_lovasz_of_absent_classes_of_nothing_and_in_half_precision():
+    """Disagreement with smp, on purpose: absent classes cost nothing, half precision fails."""
+    logits, target = batch("multiclass", dtype=torch.float16)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        smp.losses.LovaszLoss("multiclass")(logits, target)
+    nothing = torch.full_like(target, 255)
+    empty = smp.losses.LovaszLoss("multiclass", ignore_index=255)(logits.float(), nothing)
+    assert empty.numel() == 0
+    assert lovasz_loss(logits, target, mode="multiclass").dtype == torch.float32
+    logits = logits.float()
+    target.clamp_(max=1)
+    theirs = smp.losses.LovaszLoss("multiclass")(logits, target)
+    options = {"mode": "multiclass", "per_image": False}
+    torch.testing.assert_close(lovasz_loss(logits, target, empty="skip", **options), theirs)
+    assert lovasz_loss(logits, target, **options).item() != pytest.approx(theirs.item())
+
+
+def test_smp_focal_loss_stays_in_half_precision():
+    logits, target = batch("binary", dtype=torch.float16)
+    assert smp.losses.FocalLoss("binary")(logits, target).dtype == torch.float16
+    assert focal_loss(logits, target, mode="binary").dtype == torch.float32
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 1.0), (1.0,), (1.0, -1.0), (1.0, math.nan)])
+def test_the_size_of_a_pixel_is_above_zero(spacing):
+    for build in (
+        lambda: BoundaryLoss("binary", spacing=spacing),
+        lambda: signed_distances(MASK, mode="binary", classes=1, spacing=spacing),
+    ):
+        with pytest.raises(SpecError, match="spacing must be the height and the width of a pixel"):
+            build()
+
+
+def test_the_boundary_of_probabilities_is_refused_with_distances_too():
+    logits = torch.zeros(1, 2, 2, 2)
+    with pytest.raises(SpecError, match="takes class indices"):
+        boundary_loss(logits, logits.softmax(1), mode="multiclass", distances=logits)

@@ -72,8 +72,31 @@ def test_full_precision_on_a_device_without_autocast():
 
 def test_weight_buffer_is_a_copy():
     weight = torch.ones(2, dtype=torch.float64)
-    buffer = weight_buffer(weight)
+    buffer = weight_buffer("class_weight", weight)
     weight.zero_()
     assert buffer.tolist() == [1.0, 1.0]
     assert buffer.dtype == torch.float64
-    assert weight_buffer(None) is None
+    assert weight_buffer("class_weight", None) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "logits", "target", "advice"),
+    [
+        ("binary", (2, 1, 4, 4), (2, 4, 4), r"Use target.unsqueeze\(1\)"),
+        ("multilabel", (2, 3, 4, 4), (2, 4, 4), "Is it 'multiclass'"),
+        ("multiclass", (2, 3, 4, 4), (2, 1, 4, 4), r"Use target.squeeze\(1\)"),
+        ("multiclass", (2, 3, 4, 4), (2, 3, 4, 4), r"target.argmax\(dim=1\)"),
+    ],
+)
+def test_a_wrong_shape_says_what_to_do(mode, logits, target, advice):
+    with pytest.raises(SpecError, match=advice):
+        check_segmentation(torch.zeros(logits), torch.zeros(target, dtype=torch.long), mode)
+
+
+@pytest.mark.parametrize("ignore_index", [0, 1])
+def test_a_probability_is_no_ignored_value(ignore_index):
+    """Every one-hot pixel has a 0 and a 1: all would be ignored, and the loss 0."""
+    rows = torch.eye(2).reshape(1, 2, 1, 2)
+    check_segmentation(rows, rows, "multiclass", 255)
+    with pytest.raises(SpecError, match=f"ignore_index {ignore_index} is a probability"):
+        check_segmentation(rows, rows, "multiclass", ignore_index)

@@ -104,3 +104,14 @@ def test_ssim_refusals():
         reconstruction_loss(image, image, kind="l1", data_range=1.0)
     with pytest.raises(SpecError, match="at least 11x11 pixels"):
         structural_similarity(image[..., 2:], image[..., 2:], data_range=1.0)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "ssim"])
+def test_a_batch_of_nothing_is_zero_with_a_graph(kind):
+    """Disagreement with torch, on purpose: there the mean over nothing is NaN."""
+    output = torch.zeros(0, 1, 12, 12, requires_grad=True)
+    loss = ReconstructionLoss(kind, data_range=1.0 if kind == "ssim" else None)
+    value = loss(output, torch.zeros(0, 1, 12, 12))
+    value.backward()
+    assert value.item() == 0
+    assert output.grad.shape == output.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import monai.losses
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -173,3 +174,38 @@ def test_wrong_options(options, message):
 def test_label_out_of_range_is_loud():
     with pytest.raises(RuntimeError, match="out of bounds"):
         dice_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 7]]]), mode="multiclass")
+
+
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+@pytest.mark.parametrize("squared", [True, False])
+def test_monai_agrees_per_image_where_every_class_is_present(mode, squared):
+    generator = torch.Generator().manual_seed(1)
+    shape = (4, 1 if mode == "binary" else 3, 6, 7)
+    logits = torch.randn(shape, generator=generator)
+    target = torch.randint(0, 2, shape, generator=generator)
+    theirs = monai.losses.DiceLoss(sigmoid=True, squared_pred=squared)(logits, target.float())
+    ours = mean_dice_loss(logits, target, mode=mode, squared=squared)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_monai_on_an_empty_mask():
+    """Disagreement with MONAI, on purpose: there nearly 1 with nearly no gradient, whatever p."""
+    target, gradients = torch.zeros(1, 1, 64, 64), []
+    for value in (-3.0, 0.0):
+        logits = torch.full_like(target, value).requires_grad_()
+        theirs = monai.losses.DiceLoss(sigmoid=True)(logits, target)
+        assert theirs.item() == pytest.approx(1, abs=1e-6)
+        (gradient,) = torch.autograd.grad(theirs, logits)
+        gradients.append(gradient.sum().item())
+        ours = mean_dice_loss(logits, target, mode="binary", squared=False)
+        (gradient,) = torch.autograd.grad(ours, logits)
+        assert gradient.sum().item() > 1e4 * gradients[-1]
+
+
+def test_few_false_positives_keep_their_digits():
+    """The sum of p^2 far below that of p: 1e-16 beside 1e-8, which float32 cannot subtract."""
+    logits, target = torch.full((1, 1, 64, 64), -18.0), torch.zeros(1, 1, 64, 64)
+    expected = dice_loss(logits.double(), target, mode="binary").item()
+    assert 0 < expected < 1e-15
+    found = dice_loss(logits, target, mode="binary").item()
+    assert found == pytest.approx(expected, rel=1e-5, abs=0)

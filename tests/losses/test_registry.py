@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transferseg.losses import LOSSES
+from transferseg.losses import LOSSES, boundary_loss
 
 MODES = ["binary", "multiclass", "multilabel"]
 modes = pytest.mark.parametrize("mode", MODES)
@@ -110,25 +110,50 @@ def test_empty_ground_truth_by_policy(name):
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"lovasz", "boundary"}))
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_finite_at_4096_in_half_precision(name, dtype):
-    """All foreground: a sum in half precision is infinite after 65,504 pixels."""
-    logits = torch.full((1, 1, 4096, 4096), 0.5, dtype=dtype).requires_grad_()
-    target = torch.ones(1, 1, 4096, 4096, dtype=torch.uint8)
-    value = LOSSES[name]("binary")(logits, target)
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+
+
+def check_4096(loss, logits, target):
+    """Finite, with the value of 64x64 pixels in float64: all pixels are alike."""
+    logits.requires_grad_()
+    value = loss(logits, target)
     value.backward()
-    small = LOSSES[name]("binary")(logits.detach()[..., :64, :64].double(), target[..., :64, :64])
+    small = loss(logits.detach()[..., :64, :64].double(), target[..., :64, :64])
     assert value.item() == pytest.approx(small.item(), rel=1e-4)
     assert logits.grad.isfinite().all()
+    assert logits.grad.dtype == logits.dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_lovasz_is_finite_at_4096_in_half_precision(dtype):
-    """Its sort is the time: one dtype after the other, forward alone; gradients by gradcheck."""
-    logits = torch.full((1, 1, 1024, 4096), 0.5, dtype=dtype)
-    value = LOSSES["lovasz"]("binary")(logits, torch.ones_like(logits))
-    assert value.item() == pytest.approx(0.5, rel=1e-5)
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"boundary"}))
+@HALVES
+def test_finite_at_4096_in_half_precision(name, dtype):
+    """All foreground: a sum in half precision is infinite after 65,504 pixels."""
+    logits = torch.full((1, 1, 4096, 4096), 0.5, dtype=dtype)
+    check_4096(LOSSES[name]("binary"), logits, torch.ones(1, 1, 4096, 4096, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype"), [("multiclass", torch.float16), ("multilabel", torch.bfloat16)]
+)
+def test_several_classes_are_finite_at_4096_in_half_precision(mode, dtype):
+    """Class 0 is absent."""
+    logits = torch.tensor([0.5, 1.5], dtype=dtype)[:, None, None].repeat(1, 1, 4096, 4096)
+    target = torch.ones(1, 4096, 4096, dtype=torch.uint8)
+    if mode == "multilabel":
+        target = torch.stack([torch.zeros_like(target), target], dim=1)
+    check_4096(LOSSES["bce_dice"](mode), logits, target)
+
+
+def test_the_boundary_loss_is_finite_at_4096_in_half_precision():
+    """With distances as far as the image is wide; making them is scipy's part, in float64."""
+    logits = torch.full((1, 1, 4096, 4096), 0.5, dtype=torch.float16)
+    far = torch.full_like(logits, 4096.0, dtype=torch.float32)
+
+    def loss(x, y):
+        maps = far[..., : y.shape[-2], : y.shape[-1]]
+        return boundary_loss(x, y, mode="binary", distances=maps)
+
+    check_4096(loss, logits, torch.ones(1, 1, 4096, 4096, dtype=torch.uint8))
 
 
 @names

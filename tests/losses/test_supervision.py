@@ -63,5 +63,7 @@ def test_weights_that_do_not_fit(depths):
         DeepSupervisionLoss(FocalLoss("multiclass"), weights=(1.0, 0.4))(logits, target)
     with pytest.raises(SpecError, match="finite and 0 or more"):
         DeepSupervisionLoss(FocalLoss("multiclass"), weights=(1.0, -0.4))
+    with pytest.raises(SpecError, match="was given no logits"):
+        DeepSupervisionLoss(FocalLoss("multiclass"))([], target)
     deep = DeepSupervisionLoss(torch.nn.MSELoss(), weights=[1.0, 0.4])
     assert "weights=(1.0, 0.4)" in repr(deep)

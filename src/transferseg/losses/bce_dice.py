@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from transferseg.errors import SpecError
-from transferseg.losses.inputs import check_choice, check_smoothing, weight_buffer
+from transferseg.losses.inputs import check_choice, check_smoothing
+from transferseg.losses.module import ClassWeight, MaskLoss
 from transferseg.losses.region import EmptyLoss, check_region_options, mean_where, region_of
 from transferseg.losses.sums import mean_entropy, pixel_sums
 from transferseg.types import TargetMode
@@ -167,7 +168,7 @@ def bce_dice_loss(
         eps: added to Dice's denominator, above 0.
 
     Returns:
-        A scalar in float32, or float64 for float64 logits; finite for finite logits.
+        A scalar in float32, or float64 for float64 logits; finite for logits below 1e30.
 
     Raises:
         SpecError: a shape, dtype or option that does not fit, naming what was given and expected.
@@ -188,7 +189,7 @@ def bce_dice_loss(
     )["loss"]  # fmt: skip
 
 
-class BCEDiceLoss(nn.Module):
+class BCEDiceLoss(MaskLoss):
     """`bce_dice_loss` with its options kept.
 
     Args:
@@ -220,9 +221,7 @@ class BCEDiceLoss(nn.Module):
         ['bce', 'dice', 'loss']
     """
 
-    class_weight: Tensor | None
-    pos_weight: Tensor | None
-    dice_class_weight: Tensor | None
+    _function = staticmethod(bce_dice_loss)
 
     def __init__(
         self,
@@ -233,52 +232,32 @@ class BCEDiceLoss(nn.Module):
         squared: bool = True,
         per_image: bool = True,
         ignore_index: int | None = 255,
-        class_weight: Tensor | Sequence[float] | None = None,
-        pos_weight: Tensor | Sequence[float] | None = None,
-        dice_class_weight: Tensor | Sequence[float] | None = None,
+        class_weight: ClassWeight = None,
+        pos_weight: ClassWeight = None,
+        dice_class_weight: ClassWeight = None,
         label_smoothing: float = 0.0,
         empty: EmptyLoss = "penalise",
         eps: float = 1e-6,
     ) -> None:
-        super().__init__()
         _check_options(
             mode, bce_weight, dice_weight, empty, eps, label_smoothing, class_weight, pos_weight,
             dice_class_weight,
         )  # fmt: skip
-        self.mode = mode
-        self.bce_weight = bce_weight
-        self.dice_weight = dice_weight
-        self.squared = squared
-        self.per_image = per_image
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
-        self.empty = empty
-        self.eps = eps
-        self.register_buffer("class_weight", weight_buffer(class_weight), persistent=False)
-        self.register_buffer("pos_weight", weight_buffer(pos_weight), persistent=False)
-        weight = weight_buffer(dice_class_weight)
-        self.register_buffer("dice_class_weight", weight, persistent=False)
+        super().__init__(
+            mode,
+            bce_weight=bce_weight,
+            dice_weight=dice_weight,
+            squared=squared,
+            per_image=per_image,
+            ignore_index=ignore_index,
+            class_weight=class_weight,
+            pos_weight=pos_weight,
+            dice_class_weight=dice_class_weight,
+            label_smoothing=label_smoothing,
+            empty=empty,
+            eps=eps,
+        )
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The scalars "loss" (with its graph), "bce" and "dice": see `bce_dice_terms`."""
-        return bce_dice_terms(
-            logits, target, mode=self.mode, bce_weight=self.bce_weight,
-            dice_weight=self.dice_weight, squared=self.squared, per_image=self.per_image,
-            ignore_index=self.ignore_index, class_weight=self.class_weight,
-            pos_weight=self.pos_weight, dice_class_weight=self.dice_class_weight,
-            label_smoothing=self.label_smoothing, empty=self.empty, eps=self.eps,
-        )  # fmt: skip
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The scalar loss: see `bce_dice_loss`."""
-        return self.terms(logits, target)["loss"]
-
-    def extra_repr(self) -> str:
-        """The options, for `repr`."""
-        names = ("bce_weight", "dice_weight", "squared", "per_image", "ignore_index")
-        text = [repr(self.mode), *(f"{name}={getattr(self, name)!r}" for name in names)]
-        for name in ("class_weight", "pos_weight", "dice_class_weight"):
-            weight = getattr(self, name)
-            text.append(f"{name}={None if weight is None else weight.tolist()}")
-        text.append(f"label_smoothing={self.label_smoothing!r}")
-        return ", ".join([*text, f"empty={self.empty!r}", f"eps={self.eps!r}"])
+        return bce_dice_terms(logits, target, mode=self.mode, **self.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,17 @@ from torch import Tensor
 
 from transferseg.errors import SpecError, describe
 from transferseg.losses.class_sums import truth_of
-from transferseg.losses.inputs import full_precision, per_class_weight, prepare
+from transferseg.losses.inputs import check_class_weight, full_precision, per_class_weight, prepare
 from transferseg.types import TargetMode
+
+
+def check_spacing(spacing: Sequence[float]) -> None:
+    """Raise `SpecError` unless it is two lengths above 0."""
+    if len(spacing) != 2 or not all(0 < length < math.inf for length in spacing):
+        raise SpecError(
+            "spacing must be the height and the width of a pixel, both finite and above 0, got "
+            f"{tuple(spacing)}."
+        )
 
 
 def signed_distances(
@@ -45,7 +55,7 @@ def signed_distances(
         (B, K, H, W) float32, on the target's device.
 
     Raises:
-        SpecError: a shape or dtype that does not fit.
+        SpecError: a shape or dtype that does not fit; a length that is not above 0.
 
     Source: Kervadec et al. 2019, section 2.
 
@@ -54,6 +64,7 @@ def signed_distances(
         >>> signed_distances(mask, mode="binary", classes=1).tolist()
         [[[[2.0, 1.0, 0.0, -1.0, -2.0]]]]
     """
+    check_spacing(spacing)
     like = torch.empty((target.shape[0], classes, *target.shape[-2:]), device="cpu")
     on_cpu = target.detach().cpu()
     pixels = prepare(like, on_cpu, mode=mode, ignore_index=ignore_index)
@@ -82,11 +93,13 @@ def boundary_loss(
 ) -> Tensor:
     """The mean of probability times signed distance, over the pixels and classes that count.
 
-    It is lowest, and below 0, where exactly the ground truth is predicted; a false positive costs
-    as much as it is far away. It says nothing about an absent class: the source adds it to a region
-    loss, with a weight that grows from 0.01 during training.
+    It is lowest where the ground truth is predicted: a pixel that is wrong costs as much as it is
+    far from the contour, and the first pixels inside, which have 0, nothing. It says nothing about
+    an absent class: the source adds it to a region loss, with a weight that grows from 0.01 during
+    training.
 
-    segmentation_models_pytorch has none. MONAI's has no ignored pixels.
+    segmentation_models_pytorch has none. MONAI has the same value, but neither ignored pixels nor
+    distances in other units or made beforehand.
 
     Args:
         logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32.
@@ -94,7 +107,7 @@ def boundary_loss(
         mode: "binary" (K = 1), "multiclass" or "multilabel".
         distances: (B, K, H, W), of `signed_distances`; None computes them here, on the CPU.
         ignore_index: pixels with this target value count in no sum; None for none.
-        class_weight: K values, 0 or more: a weighted mean over the classes.
+        class_weight: K values, 0 or more: a weighted mean over the classes; not for binary.
         spacing: height and width of a pixel, where the distances are computed here.
 
     Returns:
@@ -113,8 +126,11 @@ def boundary_loss(
         >>> boundary_loss(nothing, mask, mode="binary").abs() < 1e-6
         tensor(True)
     """
+    check_class_weight(mode, class_weight)
     with full_precision(logits):
         pixels = prepare(logits, target, mode=mode, ignore_index=ignore_index)
+        if mode == "multiclass":
+            pixels.hard_target()  # else it would be refused only where no distances are given
         x = pixels.logits
         p = x.softmax(1) if mode == "multiclass" else x.sigmoid()
         if distances is None:

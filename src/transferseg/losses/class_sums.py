@@ -88,6 +88,8 @@ def block_sums(
     sums = [none, none, none, none, none, none, number]
     if entropy:
         wanted = _wanted_truth(truth, counted, weight, label_smoothing)
+        # a class with a logit of -inf (masked out) costs nothing where it is not the truth
+        logs = logs.clamp_min(torch.finfo(logs.dtype).min)
         sums[0] = -(wanted * logs).sum(-1)
         sums[1] = truth.sum(-1) if weight is None else truth.sum(-1) * weight
     if region:

@@ -67,7 +67,9 @@ class MultilabelLoss(nn.Module):
 
     def __init__(self, *, pos_weight: Tensor | Sequence[float] | None = None) -> None:
         super().__init__()
-        self.register_buffer("pos_weight", weight_buffer(pos_weight), persistent=False)
+        self.register_buffer(
+            "pos_weight", weight_buffer("pos_weight", pos_weight), persistent=False
+        )
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """The scalar loss: see `multilabel_loss`."""
@@ -179,7 +181,9 @@ class MulticlassLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_smoothing(label_smoothing)
-        self.register_buffer("class_weight", weight_buffer(class_weight), persistent=False)
+        self.register_buffer(
+            "class_weight", weight_buffer("class_weight", class_weight), persistent=False
+        )
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

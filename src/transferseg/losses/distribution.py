@@ -78,8 +78,8 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy of logits over exclusive classes, the mean over pixels that count.
 
-    With `class_weight` the mean is the weighted one, as torch's: the sum of w[y] times the loss,
-    over the sum of w[y].
+    With `class_weight` the mean is the weighted one: the sum of w[y] times the loss, over the sum
+    of w[y], as in torch for class indices; for probabilities torch divides by the number of pixels.
 
     Args:
         logits: raw scores, (B, K, H, W), K of 2 or more, any float dtype; computed in at least

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transferseg.errors import SpecError
-from transferseg.losses.inputs import Pixels, full_precision, per_class_weight, prepare
+from transferseg.losses.inputs import (
+    Pixels,
+    check_class_weight,
+    full_precision,
+    per_class_weight,
+    prepare,
+)
 from transferseg.types import TargetMode
 
 
@@ -55,7 +61,7 @@ def focal_loss(
         alpha: weight of the positives, 1 - alpha that of the negatives; None weighs both 1. Binary
             and multilabel only.
         ignore_index: pixels with this target value count in no sum; None for none.
-        class_weight: K values, 0 or more: a weighted mean over the classes.
+        class_weight: K values, 0 or more: a weighted mean over the classes; not for binary.
 
     Returns:
         A scalar, 0 or more; 0, with a graph, when nothing counts.
@@ -71,10 +77,11 @@ def focal_loss(
         tensor(0.1733)
     """
     check_focal_options(mode, gamma, alpha)
+    check_class_weight(mode, class_weight)
     with full_precision(logits):
         pixels = prepare(logits, target, mode=mode, ignore_index=ignore_index)
         weight = pixels.counted.to(pixels.logits.dtype)
-        classes = torch.ones_like(pixels.logits[0, :, 0, 0])
+        classes = pixels.logits.new_ones(pixels.logits.shape[1])
         if class_weight is not None:
             classes = per_class_weight("class_weight", class_weight, pixels.logits)
         if mode == "multiclass":

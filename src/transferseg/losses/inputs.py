@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +64,25 @@ def check_choice(kind: str, name: str, options: Sequence[str]) -> None:
         raise SpecError(unknown_name(kind, str(name), options))
 
 
+def check_class_weight(mode: TargetMode, class_weight: Tensor | Sequence[float] | None) -> None:
+    """Raise `SpecError` on weights of classes where there is one: its weighted mean is the mean."""
+    if mode == "binary" and class_weight is not None:
+        raise SpecError(
+            "class_weight is for modes 'multiclass' and 'multilabel': mode 'binary' has one class."
+        )
+
+
+def check_ignored(ignore_index: object) -> None:
+    """Raise `SpecError` unless it is an integer or None: NaN, for one, equals no target."""
+    if ignore_index is not None and not isinstance(ignore_index, numbers.Integral):
+        raise SpecError(f"ignore_index must be an integer or None, got {ignore_index!r}.")
+
+
+def _pair(given: Tensor, target: Tensor) -> str:
+    """Shapes and dtypes of both, for a message."""
+    return f"got {describe(given)} and {describe(target)}."
+
+
 def check_pair(name: str, given: Tensor, target: Tensor, *, ndim: int | None = None) -> None:
     """Raise `SpecError` unless both have one shape (of `ndim` axes) and the first is floating.
 
@@ -71,15 +92,14 @@ def check_pair(name: str, given: Tensor, target: Tensor, *, ndim: int | None = N
         transferseg.errors.SpecError: output and target must have one shape, got (2, 3) float32 and
         (2, 4) float32.
     """
-    pair = f"got {describe(given)} and {describe(target)}."
     if given.shape != target.shape:
-        raise SpecError(f"{name} and target must have one shape, {pair}")
+        raise SpecError(f"{name} and target must have one shape, {_pair(given, target)}")
     if ndim is not None and given.ndim != ndim:
-        raise SpecError(f"{name} and target must have {ndim} axes, {pair}")
+        raise SpecError(f"{name} and target must have {ndim} axes, {_pair(given, target)}")
     if not given.is_floating_point():
-        raise SpecError(f"{name} must be of a floating dtype, {pair}")
+        raise SpecError(f"{name} must be of a floating dtype, {_pair(given, target)}")
     if target.is_complex():
-        raise SpecError(f"target must be real, {pair}")
+        raise SpecError(f"target must be real, {_pair(given, target)}")
 
 
 def check_exclusive(logits: Tensor, target: Tensor) -> None:
@@ -87,38 +107,59 @@ def check_exclusive(logits: Tensor, target: Tensor) -> None:
 
     That is class indices (B, H, W), or probabilities (B, K, H, W) of a floating dtype.
     """
-    pair = f"got logits {describe(logits)} and target {describe(target)}."
     soft = target.shape == logits.shape and target.is_floating_point()
     if logits.ndim != 4 or not (soft or target.shape == (logits.shape[0], *logits.shape[2:])):
+        advice = (
+            "Use target.squeeze(1)."
+            if target.ndim == 4 and target.shape[1] == 1
+            else "A one-hot target becomes indices with target.argmax(dim=1); probabilities "
+            "(B, classes, H, W) are of a floating dtype."
+        )
         raise SpecError(
             "mode 'multiclass' takes logits (B, classes, H, W) and class indices (B, H, W), "
-            f"{pair} A one-hot target becomes indices with target.argmax(dim=1); probabilities "
-            "(B, classes, H, W) are of a floating dtype."
+            f"{_pair(logits, target)} {advice}"
         )
     if logits.shape[1] < 2:
         raise SpecError(
-            f"mode 'multiclass' needs two or more classes, {pair} Use mode 'binary' for one."
+            f"mode 'multiclass' needs two or more classes, {_pair(logits, target)} Use mode "
+            "'binary' for one."
         )
     if not logits.is_floating_point():
-        raise SpecError(f"logits must be of a floating dtype, {pair}")
+        raise SpecError(f"logits must be of a floating dtype, {_pair(logits, target)}")
     if soft:
         return
     if target.is_floating_point() or target.is_complex() or target.dtype is torch.bool:
-        raise SpecError(f"class indices must be of an integer dtype, {pair} Use target.long().")
+        raise SpecError(
+            f"class indices must be of an integer dtype, {_pair(logits, target)} Use target.long()."
+        )
 
 
-def check_segmentation(logits: Tensor, target: Tensor, mode: TargetMode) -> None:
-    """Raise `SpecError` unless shapes and dtypes fit the mode; no value is read."""
+def check_segmentation(
+    logits: Tensor, target: Tensor, mode: TargetMode, ignore_index: int | None = None
+) -> None:
+    """Raise `SpecError` unless shapes, dtypes and ignored value fit the mode; no value is read."""
     check_choice("mode", mode, get_args(TargetMode))
+    check_ignored(ignore_index)
     if mode == "multiclass":
-        return check_exclusive(logits, target)
+        check_exclusive(logits, target)
+        if target.ndim == 4 and ignore_index in (0, 1):
+            raise SpecError(
+                f"ignore_index {ignore_index} is a probability too, {_pair(logits, target)} Give "
+                "None, a value that is none, or class indices: target.argmax(dim=1)."
+            )
+        return
+    if logits.ndim == 4 and target.shape == (logits.shape[0], *logits.shape[2:]):
+        advice = "Use target.unsqueeze(1)." if logits.shape[1] == 1 else "Is it 'multiclass'?"
+        raise SpecError(
+            f"mode {mode!r} takes a target (B, K, H, W) like the logits, {_pair(logits, target)} "
+            f"{advice}"
+        )
     check_pair("logits", logits, target, ndim=4)
     if mode == "binary" and logits.shape[1] != 1:
         raise SpecError(
-            f"mode 'binary' takes one logit a pixel, (B, 1, H, W), got {describe(logits)} and "
-            f"target {describe(target)}. Use 'multiclass' or 'multilabel' for more classes."
+            f"mode 'binary' takes one logit a pixel, (B, 1, H, W), {_pair(logits, target)} Use "
+            "'multiclass' or 'multilabel' for more classes."
         )
-    return None
 
 
 @dataclass(frozen=True)
@@ -127,8 +168,8 @@ class Pixels:
 
     Attributes:
         logits: (B, K, H, W) float32 or float64; 0 with zero gradient where ignored.
-        target: (B, H, W) int64 class indices or (B, K, H, W) probabilities (multiclass), else
-            (B, K, H, W), both in the logits' dtype; 0 where ignored.
+        target: (B, H, W) int64 class indices, or (B, K, H, W) in the logits' dtype (probabilities,
+            for multiclass); 0 where ignored, and without a gradient.
         counted: bool, (B, 1, H, W) for multiclass, else (B, K, H, W); False where ignored.
         mode: how the classes relate.
     """
@@ -171,8 +212,8 @@ def prepare(
         >>> pixels.logits.tolist(), pixels.counted.tolist()
         ([[[[1.0, 0.0]]]], [[[[True, False]]]])
     """
-    check_segmentation(logits, target, mode)
-    logits = at_least_float32(logits)
+    check_segmentation(logits, target, mode, ignore_index)
+    logits, target = at_least_float32(logits), target.detach()
     # Cast before comparing: in uint8, -100 is not a value.
     indices = target.ndim == 3
     target = target.long() if indices else target.to(logits.dtype)
@@ -188,27 +229,44 @@ def prepare(
 
 
 def per_class_weight(name: str, weight: Tensor | Sequence[float], logits: Tensor) -> Tensor:
-    """A weight for each class as a (K,) tensor in the logits' dtype and on their device.
+    """A weight for each class as a (K,) tensor of the sums' precision, on the logits' device.
 
     Raises:
-        SpecError: not one value a class.
+        SpecError: not one value a class, or a number below 0 (of a tensor, no value is read).
     """
-    values = torch.as_tensor(weight, dtype=logits.dtype, device=logits.device)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    values = torch.as_tensor(weight, dtype=dtype, device=logits.device).detach()
     if values.shape != logits.shape[1:2]:
         raise SpecError(
             f"{name} needs one value a class, shape {tuple(logits.shape[1:2])}, "
             f"got {tuple(values.shape)}."
         )
+    if not isinstance(weight, Tensor) and not all(0 <= value < math.inf for value in weight):
+        raise _not_a_weight(name, weight)
     return values
 
 
-def weight_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
+def weight_buffer(name: str, weight: Tensor | Sequence[float] | None) -> Tensor | None:
     """The module's own copy of a weight for each class, float32 unless given as a tensor.
 
+    Raises:
+        SpecError: a number below 0, an infinite one or NaN.
+
     Example:
-        >>> weight_buffer([1, 5])
+        >>> weight_buffer("class_weight", [1, 5])
         tensor([1., 5.])
     """
-    if weight is None or isinstance(weight, Tensor):
-        return None if weight is None else weight.detach().clone()
-    return torch.tensor(weight, dtype=torch.float32)
+    if weight is None:
+        return None
+    if isinstance(weight, Tensor):
+        kept = weight.detach().clone()
+    else:
+        kept = torch.tensor(weight, dtype=torch.float32)
+    if not kept.is_meta and not bool(((kept >= 0) & (kept < math.inf)).all()):
+        raise _not_a_weight(name, weight)
+    return kept
+
+
+def _not_a_weight(name: str, weight: Tensor | Sequence[float]) -> SpecError:
+    values = weight.tolist() if isinstance(weight, Tensor) else list(weight)
+    return SpecError(f"{name} must be finite and 0 or more, got {values}.")

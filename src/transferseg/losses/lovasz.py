@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from transferseg.losses.class_sums import truth_of
-from transferseg.losses.inputs import full_precision, prepare
-from transferseg.losses.region import EmptyLoss, check_region_options, mean_where
+from transferseg.losses.inputs import check_class_weight, full_precision, prepare
+from transferseg.losses.region import EmptyLoss, check_empty, mean_where
 from transferseg.types import TargetMode
 
 
@@ -29,10 +29,10 @@ def lovasz_loss(
     Lovasz hinge of each class, of the errors 1 - logit where there is foreground and 1 + logit
     elsewhere.
 
-    segmentation_models_pytorch agrees for exclusive classes and for one binary class. It differs,
-    and this one is ours, because it takes the overlapping classes of an image for one mask, sums
-    a half precision mask in half precision (infinite above 65,504 pixels), gives NaN from an
-    infinite logit when every pixel is ignored, and waits for the device at every class.
+    segmentation_models_pytorch agrees for one binary class, and for exclusive classes that are all
+    present in each image. It differs, and this one is ours, because it skips absent classes, takes
+    the overlapping classes of an image for one mask, fails for exclusive classes in half precision,
+    gives no number where all their pixels are ignored, and waits for the device at every class.
 
     Args:
         logits: as in `dice_loss`.
@@ -57,7 +57,8 @@ def lovasz_loss(
         >>> lovasz_loss(logits, mask, mode="multiclass")
         tensor(0.5000)
     """
-    check_region_options(empty, 1.0)
+    check_empty(empty)
+    check_class_weight(mode, class_weight)
     with full_precision(logits):
         pixels = prepare(logits, target, mode=mode, ignore_index=ignore_index)
         x, counted = pixels.logits, pixels.counted
@@ -69,11 +70,10 @@ def lovasz_loss(
             errors = (1 - x * (2 * y - 1)).clamp_min(0)
         # Ignored pixels come last, where they change no Jaccard index before them, and cost 0.
         errors = torch.where(counted, errors, -1.0)
-        y = torch.where(counted, y, 0.0)
-        loss = _extension(_rows(errors, per_image), _rows(y, per_image))
-        number = _rows(counted.expand_as(x), per_image).sum(-1)
-        present = _rows(y, per_image).sum(-1) > 0
-        return mean_where(loss, present if empty == "skip" else number > 0, class_weight)
+        truth = _rows((y > 0.5) & counted, per_image)
+        loss = _extension(_rows(errors, per_image), truth)
+        counts = truth if empty == "skip" else _rows(counted.expand_as(x), per_image)
+        return mean_where(loss, counts.any(-1), class_weight)
 
 
 def _rows(values: Tensor, per_image: bool) -> Tensor:
@@ -82,10 +82,18 @@ def _rows(values: Tensor, per_image: bool) -> Tensor:
 
 
 def _extension(errors: Tensor, truth: Tensor) -> Tensor:
-    """Sum of the sorted errors, each times what its pixel adds to the Jaccard loss."""
+    """Sum of the sorted errors, each times what its pixel adds to the Jaccard loss.
+
+    What it adds is made of counts, which are exact: the difference of two Jaccard losses of nearly
+    one value would have few digits left in float32.
+    """
     errors, order = errors.sort(dim=-1, descending=True)
     truth = truth.gather(-1, order)
-    size = truth.sum(-1, keepdim=True)
-    jaccard = 1 - (size - truth.cumsum(-1)) / (size + (1 - truth).cumsum(-1))
-    steps = jaccard.diff(dim=-1, prepend=torch.zeros_like(size))
-    return (errors.clamp_min(0) * steps).sum(-1)
+    found = truth.cumsum(-1, dtype=torch.int32)
+    place = torch.arange(1, errors.shape[-1] + 1, dtype=torch.int32, device=errors.device)
+    missing = found[..., -1:] - found
+    union = (missing + place).to(errors.dtype)
+    # A pixel of the class takes one from the intersection; another one adds one to the union, and
+    # where there was none yet (no truth at all), that is everything.
+    outside = torch.where(union > 1, missing / (union * (union - 1)).clamp_min(1), 1.0)
+    return (errors.clamp_min(0) * torch.where(truth, 1 / union, outside)).sum(-1)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from transferseg.losses.bce_dice import BCEDiceLoss
-from transferseg.losses.boundary import boundary_loss
+from transferseg.losses.boundary import boundary_loss, check_spacing
 from transferseg.losses.focal import check_focal_options, focal_loss
 from transferseg.losses.lovasz import lovasz_loss
 from transferseg.losses.module import ClassWeight, MaskLoss
-from transferseg.losses.region import EmptyLoss, check_region_options
+from transferseg.losses.region import EmptyLoss, check_empty
 from transferseg.losses.region_modules import (
     DiceLoss,
     FocalTverskyLoss,
@@ -40,7 +40,7 @@ class FocalLoss(MaskLoss):
         tensor(0.1733)
     """
 
-    function = staticmethod(focal_loss)
+    _function = staticmethod(focal_loss)
 
     def __init__(
         self,
@@ -52,7 +52,9 @@ class FocalLoss(MaskLoss):
         class_weight: ClassWeight = None,
     ) -> None:
         check_focal_options(mode, gamma, alpha)
-        super().__init__(mode, class_weight, gamma=gamma, alpha=alpha, ignore_index=ignore_index)
+        super().__init__(
+            mode, gamma=gamma, alpha=alpha, ignore_index=ignore_index, class_weight=class_weight
+        )
 
 
 class LovaszLoss(MaskLoss):
@@ -74,7 +76,7 @@ class LovaszLoss(MaskLoss):
         tensor(0.5000)
     """
 
-    function = staticmethod(lovasz_loss)
+    _function = staticmethod(lovasz_loss)
 
     def __init__(
         self,
@@ -85,9 +87,13 @@ class LovaszLoss(MaskLoss):
         empty: EmptyLoss = "penalise",
         class_weight: ClassWeight = None,
     ) -> None:
-        check_region_options(empty, 1.0)
+        check_empty(empty)
         super().__init__(
-            mode, class_weight, per_image=per_image, ignore_index=ignore_index, empty=empty
+            mode,
+            per_image=per_image,
+            ignore_index=ignore_index,
+            empty=empty,
+            class_weight=class_weight,
         )
 
 
@@ -109,7 +115,7 @@ class BoundaryLoss(MaskLoss):
         tensor(0.)
     """
 
-    function = staticmethod(boundary_loss)
+    _function = staticmethod(boundary_loss)
 
     def __init__(
         self,
@@ -119,7 +125,10 @@ class BoundaryLoss(MaskLoss):
         spacing: Sequence[float] = (1.0, 1.0),
         class_weight: ClassWeight = None,
     ) -> None:
-        super().__init__(mode, class_weight, ignore_index=ignore_index, spacing=spacing)
+        check_spacing(spacing)
+        super().__init__(
+            mode, ignore_index=ignore_index, spacing=tuple(spacing), class_weight=class_weight
+        )
 
 
 #: The losses of (logits, target) of masks, by name; each is built from a mode and its own options.

@@ -30,6 +30,9 @@ def structural_similarity(output: Tensor, target: Tensor, *, data_range: float) 
     the source. torchmetrics has the same windows, and others that reach over the border into the
     image's reflection, which its mean takes too.
 
+    On GPUs with TF32 the convolutions may round to it unless `torch.backends.cudnn.allow_tf32` is
+    False; that shows in the variances of nearly flat regions.
+
     Args:
         output: (B, C, H, W), H and W of 11 or more, any float dtype; computed in at least float32.
         target: the same shape, of a float dtype.
@@ -117,7 +120,7 @@ def reconstruction_loss(
 
     Returns:
         A scalar, 0 or more, in squared units of the target ("l2"), in its units ("l1") or without
-        one, up to 2 ("ssim").
+        one, up to 2 ("ssim"); 0, with a graph, for a batch of nothing.
 
     Raises:
         SpecError: shapes that differ, an integer dtype, an unknown kind, a range that is missing.
@@ -133,10 +136,13 @@ def reconstruction_loss(
     _check_range(kind, data_range)
     _check(output, target)
     if data_range is not None:
-        return 1 - structural_similarity(output, target, data_range=data_range).mean()
+        similarity = structural_similarity(output, target, data_range=data_range)
+        return (1 - similarity).sum() / max(len(similarity), 1)
     with full_precision(output):
         output = at_least_float32(output)
         target = target.to(output.dtype)
+        if not output.numel():
+            return output.sum()
         return F.mse_loss(output, target) if kind == "l2" else F.l1_loss(output, target)
 
 

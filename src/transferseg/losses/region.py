@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from transferseg.errors import SpecError
-from transferseg.losses.inputs import check_choice, per_class_weight
+from transferseg.losses.inputs import check_choice, check_class_weight, per_class_weight
 from transferseg.losses.sums import PixelSums, pixel_sums
 from transferseg.types import TargetMode
 
@@ -17,11 +18,18 @@ from transferseg.types import TargetMode
 EmptyLoss: TypeAlias = Literal["penalise", "skip"]
 
 
+def check_empty(empty: str) -> None:
+    """Raise `SpecError` on an unknown empty policy."""
+    check_choice("empty policy", empty, get_args(EmptyLoss))
+
+
 def check_region_options(empty: str, eps: float) -> None:
     """Raise `SpecError` on an unknown empty policy or an `eps` that is not above 0."""
-    check_choice("empty policy", empty, get_args(EmptyLoss))
-    if not eps > 0:
-        raise SpecError(f"eps must be above 0 (it keeps 0/0 out of the loss), got {eps!r}.")
+    check_empty(empty)
+    if not 0 < eps < math.inf:
+        raise SpecError(
+            f"eps must be above 0 (it keeps 0/0 out of the loss) and finite, got {eps!r}."
+        )
 
 
 def region_of(
@@ -62,7 +70,8 @@ def region_of(
         return torch.where(present, loss, 0.0), present
     # The same equation for the complement, 1 - y and 1 - p with y = 0, multiplied out; the false
     # positives are its false negatives.
-    wrong = alpha * linear + (beta * (square - linear) if squared else 0.0)
+    # not beta * (square - linear), of which nothing is left where p is far below 1
+    wrong = (alpha - beta) * linear + beta * square if squared else alpha * linear
     size = number - linear + wrong
     loss = torch.where(present, loss, wrong / torch.where(size > 0, size, 1.0))
     counts = number > 0
@@ -182,6 +191,10 @@ def mean_dice_loss(
     Under `empty="skip"` an image without a class does not count for that class; without a single
     one that counts the loss is 0, and backward gives zeros.
 
+    segmentation_models_pytorch has the same value with plain denominators over the batch, on hard
+    float32 masks where every class is present, and MONAI (`batch=False`) per image, but for its
+    1e-5; both differ in what an absent class costs: see `dice_loss`.
+
     Args:
         logits: as in `dice_loss`.
         target: as in `dice_loss`.
@@ -190,7 +203,7 @@ def mean_dice_loss(
         per_image: as in `dice_loss`.
         ignore_index: as in `dice_loss`.
         class_weight: K values, 0 or more: a weighted mean over the classes; 0 leaves a class out,
-            such as the background.
+            such as the background; not for binary.
         empty: as in `dice_loss`.
         eps: as in `dice_loss`.
 
@@ -209,6 +222,7 @@ def mean_dice_loss(
         tensor(0.2000)
     """
     check_region_options(empty, eps)
+    check_class_weight(mode, class_weight)
     sums = region_sums(logits, target, mode=mode, ignore_index=ignore_index, squared=squared)
     loss = region_of(sums, squared=squared, per_image=per_image, empty=empty, eps=eps / 2)
     return mean_where(*loss, class_weight)
@@ -230,10 +244,10 @@ def jaccard_loss(
 
     $1 - \sum yp / (\sum y + \sum p - \sum yp + \epsilon)$, or with squares of y and p where each
     stands alone: the Tversky loss with both weights 1. segmentation_models_pytorch has the same
-    value on hard float32 masks where every class is present. Elsewhere it has not, and this one is
-    ours: there an absent class costs 0 whatever is predicted and still counts in the mean,
-    half precision masks are added up in half precision (infinite above 65,504 pixels), and a NaN
-    logit under an ignored pixel makes the loss NaN.
+    value over the batch (`per_image=False`), on hard float32 masks where every class is present.
+    Elsewhere it has not, and this one is ours: there an absent class costs 0 whatever is predicted
+    and still counts in the mean, half precision masks are added up in half precision (infinite
+    above 65,504 pixels), and a NaN logit under an ignored pixel makes the loss NaN.
 
     Args:
         logits: as in `dice_loss`.
@@ -261,6 +275,7 @@ def jaccard_loss(
         tensor(0.6667)
     """
     check_region_options(empty, eps)
+    check_class_weight(mode, class_weight)
     sums = region_sums(logits, target, mode=mode, ignore_index=ignore_index, squared=squared)
     loss = region_of(
         sums, squared=squared, per_image=per_image, empty=empty, eps=eps, false_positives=1.0,

@@ -34,7 +34,7 @@ class DiceLoss(MaskLoss):
         tensor(0.2000)
     """
 
-    function = staticmethod(mean_dice_loss)
+    _function = staticmethod(mean_dice_loss)
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class DiceLoss(MaskLoss):
         check_region_options(empty, eps)
         super().__init__(
             mode,
-            class_weight,
             squared=squared,
             per_image=per_image,
             ignore_index=ignore_index,
             empty=empty,
             eps=eps,
+            class_weight=class_weight,
         )
 
 
@@ -80,7 +80,7 @@ class JaccardLoss(MaskLoss):
         tensor(0.5000)
     """
 
-    function = staticmethod(jaccard_loss)
+    _function = staticmethod(jaccard_loss)
 
     def __init__(
         self,
@@ -96,12 +96,12 @@ class JaccardLoss(MaskLoss):
         check_region_options(empty, eps)
         super().__init__(
             mode,
-            class_weight,
             squared=squared,
             per_image=per_image,
             ignore_index=ignore_index,
             empty=empty,
             eps=eps,
+            class_weight=class_weight,
         )
 
 
@@ -127,7 +127,7 @@ class TverskyLoss(MaskLoss):
         tensor(0.3213)
     """
 
-    function = staticmethod(tversky_loss)
+    _function = staticmethod(tversky_loss)
 
     def __init__(
         self,
@@ -145,13 +145,13 @@ class TverskyLoss(MaskLoss):
         check_tversky_options(alpha, beta, 1.0)
         super().__init__(
             mode,
-            class_weight,
             alpha=alpha,
             beta=beta,
             per_image=per_image,
             ignore_index=ignore_index,
             empty=empty,
             eps=eps,
+            class_weight=class_weight,
         )
 
 
@@ -178,7 +178,7 @@ class FocalTverskyLoss(MaskLoss):
         tensor(0.4235)
     """
 
-    function = staticmethod(focal_tversky_loss)
+    _function = staticmethod(focal_tversky_loss)
 
     def __init__(
         self,
@@ -197,7 +197,6 @@ class FocalTverskyLoss(MaskLoss):
         check_tversky_options(alpha, beta, gamma)
         super().__init__(
             mode,
-            class_weight,
             alpha=alpha,
             beta=beta,
             gamma=gamma,
@@ -205,4 +204,5 @@ class FocalTverskyLoss(MaskLoss):
             ignore_index=ignore_index,
             empty=empty,
             eps=eps,
+            class_weight=class_weight,
         )

@@ -88,7 +88,7 @@ def pixel_sums(
         >>> sums.linear, sums.number
         (tensor([[2.]]), tensor([[4.]]))
     """
-    check_segmentation(logits, target, mode)
+    check_segmentation(logits, target, mode, ignore_index)
     check_smoothing(label_smoothing)
     wanted = (ignore_index, label_smoothing, entropy, region, squared)
     x, y = logits.flatten(2), target.detach().flatten(1 if target.ndim == 3 else 2)

@@ -24,7 +24,7 @@ class DeepSupervisionLoss(nn.Module):
             from each to the next, and all add up to 1 (Isensee et al. 2021).
 
     Raises:
-        SpecError: a weight below 0.
+        SpecError: a weight below 0; when called, no logits or another number of them.
 
     Source: Lee et al. 2015.
 
@@ -83,6 +83,10 @@ class DeepSupervisionLoss(nn.Module):
         return dict(terms(logits, target)) if terms else {"loss": self.loss(logits, target)}
 
     def _weights(self, number: int) -> tuple[float, ...]:
+        if not number:
+            raise SpecError(
+                "DeepSupervisionLoss was given no logits: give one or more, main first."
+            )
         if self.weights is None:
             whole = 2 - 0.5 ** (number - 1)
             return tuple(0.5**depth / whole for depth in range(number))

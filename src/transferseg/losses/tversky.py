@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from transferseg.errors import SpecError
+from transferseg.losses.inputs import check_class_weight
 from transferseg.losses.region import (
     EmptyLoss,
     check_region_options,
@@ -19,10 +20,12 @@ from transferseg.types import TargetMode
 
 
 def check_tversky_options(alpha: float, beta: float, gamma: float) -> None:
-    """Raise `SpecError` on weights below 0 or a `gamma` below 1."""
+    """Raise `SpecError` on weights below 0, two of 0, or a `gamma` below 1."""
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0 <= value < math.inf:
             raise SpecError(f"{name} must be finite and 0 or more, got {value!r}.")
+    if alpha == beta == 0:
+        raise SpecError("alpha and beta are both 0: then no mistake costs anything.")
     if not 1 <= gamma < math.inf:
         raise SpecError(
             f"gamma must be 1 or more (the loss takes the root 1/gamma), got {gamma!r}."
@@ -46,15 +49,15 @@ def tversky_loss(
 
     $1 - \sum yp / (\sum yp + \alpha \sum (1-y)p + \beta \sum y(1-p) + \epsilon)$: alpha weighs the
     false positives, beta the false negatives. Both 0.5 is plain Dice, both 1 is Jaccard.
-    segmentation_models_pytorch agrees on hard float32 masks where every class is present; for the
-    rest see `jaccard_loss`.
+    segmentation_models_pytorch agrees over the batch (`per_image=False`), on hard float32 masks
+    where every class is present; for the rest see `jaccard_loss`.
 
     Args:
         logits: as in `dice_loss`.
         target: as in `dice_loss`.
         mode: as in `dice_loss`.
         alpha: weight of the false positives, 0 or more.
-        beta: weight of the false negatives, 0 or more.
+        beta: weight of the false negatives, 0 or more, and not 0 with alpha.
         per_image: as in `dice_loss`.
         ignore_index: as in `dice_loss`.
         class_weight: as in `mean_dice_loss`.
@@ -131,6 +134,7 @@ def focal_tversky_loss(
         tensor(0.7071)
     """
     check_region_options(empty, eps)
+    check_class_weight(mode, class_weight)
     check_tversky_options(alpha, beta, gamma)
     sums = region_sums(logits, target, mode=mode, ignore_index=ignore_index, squared=False)
     loss, counts = region_of(
