@@ -12,6 +12,7 @@ from transferseg.training.modes import evaluation_mode
 from transferseg.training.optimizers import OPTIMIZERS, adam, adamw, sgd, weight_decay_groups
 from transferseg.training.predict import predict, predict_probabilities
 from transferseg.training.rotating import train_rotating
+from transferseg.training.saving import save_every
 from transferseg.training.schedules import (
     SCHEDULES,
     Plateau,
@@ -55,6 +56,7 @@ __all__ = [
     "polynomial",
     "predict",
     "predict_probabilities",
+    "save_every",
     "sgd",
     "train",
     "train_rotating",

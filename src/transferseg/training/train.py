@@ -20,6 +20,7 @@ from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
 from transferseg.training.progress import UpdateBar
 from transferseg.training.run import Run, running
+from transferseg.training.saving import check_steps
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import OptimizerLike
 from transferseg.training.targets import Loader, Loss
@@ -40,6 +41,7 @@ def train(
     schedule: ScheduleLike | None = None,
     accelerator: Accelerator | None = None,
     folder: str | PathLike[str] | None = None,
+    save_every: int | None = None,
     patience: int | None = None,
     minimum_delta: float = 0.0,
     restore_best: bool = False,
@@ -60,7 +62,8 @@ def train(
     last epoch, unless `restore_best`.
 
     Into `folder` go, after every epoch and each in one step: `best/` (the model, by its
-    `save_pretrained`), `last/` (the whole `TrainState`) and `history.csv`.
+    `save_pretrained`), `last/` (the whole `TrainState`) and `history.csv`. A run that is killed at
+    any moment goes on with `resume=True` and ends with the same weights and the same history.
 
     Args:
         model: with a `.spec`, and with `save_pretrained` if there is a folder.
@@ -78,6 +81,8 @@ def train(
         schedule: see `TrainState.prepare`; a plateau schedule is stepped with the score.
         accelerator: see `TrainState.prepare`; it is handed back without the model.
         folder: where to keep the run; nothing is written when not given.
+        save_every: also write `last/` after every so many updates, from 1: a run that is killed and
+            resumed repeats at most that many. Without it, it repeats the epoch.
         patience: epochs without a better score after which to stop; None goes on to the end.
         minimum_delta: see `EarlyStopping`.
         restore_best: give the model the weights of the best epoch at the end.
@@ -116,6 +121,8 @@ def train(
     """
     if not allow_shared_groups:
         _check_leak(train_loader, validation_loader)
+    if save_every is not None:
+        _check_save_every(save_every, folder)
     judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
     if unfreeze is not None:
         unfreeze.release(model)  # before it is prepared: see `Unfreezing`
@@ -130,8 +137,14 @@ def train(
                 clip_norm=clip_norm, channels_last=channels_last, unfreeze=unfreeze,
                 auxiliary_weight=auxiliary_weight,
             )  # fmt: skip
-            _follow(run, events, validation_loader, target, bar)
+            _follow(run, events, validation_loader, target, bar, save_every)
     return run.history()
+
+
+def _check_save_every(save_every: int, folder: str | PathLike[str] | None) -> None:
+    check_steps("save_every", save_every)
+    if folder is None:
+        raise TrainingError("save_every needs a place to save to: give folder=...")
 
 
 def _check_leak(train_loader: Any, validation_loader: Any) -> None:  # noqa: ANN401
@@ -156,12 +169,15 @@ def _follow(
     validation_loader: Loader | None,
     target: Target,
     bar: UpdateBar,
+    save_every: int | None,
 ) -> None:
     """Evaluate and keep every epoch; leave when the scores say so."""
     with closing(events):
         for event in events:
             if isinstance(event, StepEvent):
                 bar.step(event)
+                if save_every is not None and event.step % save_every == 0:
+                    run.save()
                 continue
             row = _row(run, event, validation_loader, target, bar)
             run.keep(row)
