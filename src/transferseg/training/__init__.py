@@ -16,6 +16,7 @@ from transferseg.training.optimizers import OPTIMIZERS, adam, adamw, sgd, weight
 from transferseg.training.predict import predict, predict_probabilities
 from transferseg.training.progress import with_progress
 from transferseg.training.rotating import train_rotating
+from transferseg.training.saving import save_every
 from transferseg.training.schedules import (
     SCHEDULES,
     Plateau,
@@ -67,6 +68,7 @@ __all__ = [
     "polynomial",
     "predict",
     "predict_probabilities",
+    "save_every",
     "sgd",
     "train",
     "train_rotating",
