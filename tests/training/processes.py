@@ -147,6 +147,7 @@ def main(folder: Path, batch: int) -> None:
     found["auxiliary"] = spread(folder, batch, accelerator)
     accelerator.free_memory()
     found["habits"] = habits(folder, batch, accelerator)
+    accelerator.free_memory()
     found["frozen"] = frozen_norm(batch, accelerator)
     found["learned"] = learned_norm(folder, accelerator)
     found["stages"] = said_of_stages()
