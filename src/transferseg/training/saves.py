@@ -71,6 +71,7 @@ def save_model(state: TrainState, folder: Path, *, replace: bool = False) -> Non
         if not state.accelerator.is_main_process:
             return
         if not replace:
+            folder.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(folder)
             return
         with replacing(folder) as partial:
