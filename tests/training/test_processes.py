@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_model
 
 from tests.references.compare import relative
+from transferseg.training import evaluate
 
 from .auxiliary import segmenter
+from .gradual_processes import small
+from .tiny import Accuracy, loader, net
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +66,8 @@ def test_two_processes_are_one_with_twice_the_batch(launched):
     for name, (scores, images) in one["metrics"].items():  # to the last digit
         assert [found["metrics"][name] for found in two] == [[scores, 5], [scores, 4]], name
         assert images == 9
+    # shuffled alike, after a resume too
+    assert two[0]["shuffled"] == pytest.approx(one["shuffled"], abs=1e-6)
     for found in two:
         assert found["resumed"]
         for mine, other in zip(found["losses again"], found["straight"], strict=True):
@@ -115,3 +121,95 @@ def test_habits_are_the_same_in_both(launched):
     assert two[0]["logged"] == two[1]["logged"]
     assert [row["step"] for row in two[0]["logged"]] == [2, 4]
     assert (folder / "habits-2" / "best" / "step-00000004" / "model.safetensors").exists()
+
+
+def test_a_frozen_norm_and_a_loss_per_image(launched):
+    """Two processes do the same sums in another order: single precision, a few digits."""
+    one, two, _ = launched
+    first, second, whole = (found["frozen"] for found in (*two, one))
+    assert first == second
+    assert first["weights"] == pytest.approx(whole["weights"], rel=1e-4, abs=1e-6)
+    for mine, other in zip(first["losses"], whole["losses"], strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+    assert first["scores"]["counts"] == whole["scores"]["counts"]
+    assert first["scores"]["loss"] == pytest.approx(whole["scores"]["loss"], rel=1e-5)
+    assert first["kept"] == whole["kept"] == pytest.approx([0.1, -0.2, 0.3, 0.5, 1.5, 2.5])
+
+
+def test_scores_of_a_norm_that_learns_are_those_of_the_model_that_is_saved(launched):
+    _, two, folder = launched
+    model = net()
+    load_model(model, folder / "learned-2" / "model.safetensors")
+    found = evaluate(model, loader(9, batch=2, shuffle=False), metrics=Accuracy())
+    assert [found["accuracy"]] * 2 == [one["learned"]["accuracy"] for one in two]
+
+
+def test_a_save_that_fails_on_one_process_fails_on_both(launched):
+    one, two, _ = launched
+    for found in (one, *two):
+        assert "the state could not be written to" in found["learned"]["said"]
+        assert "Not a directory" in found["learned"]["said"]
+
+
+def test_sharded_over_two_processes_is_one_with_twice_the_batch(launched):
+    one, two, _ = launched
+    first, second = (found["sharded"]["as one"] for found in two)
+    assert set(first["spread"]) == {"DTensor"}
+    assert first["weights"] == pytest.approx(one["weights"], abs=1e-6)
+    assert second["weights"] == []
+    assert first["losses"] == second["losses"]
+    assert first["losses"] == pytest.approx([row[0] for row in one["losses"]], abs=1e-6)
+    for count in (1, 3, 9):
+        name = f"scores of {count}"
+        assert first[name][0] == second[name][0]
+        assert first[name][1] + second[name][1] == count  # each image once
+    assert first["scores of 9"][0] == pytest.approx(one["scores"]["accuracy"])
+
+
+def test_a_sharded_training_is_resumed_to_the_bit(launched):
+    _, two, _ = launched
+    for found in (one["sharded"]["resumed"] for one in two):
+        assert found["layout"] == {
+            "first.weight": [3, 1, 3, 3], "first.bias": [3], "last.weight": [1, 3, 1, 1],
+            "last.bias": [1],
+        }  # fmt: skip
+        assert found["rows"] == found["rows again"]
+        assert found["straight"] == found["resumed"]
+    assert two[0]["sharded"]["resumed"]["straight"]
+
+
+def test_a_sharded_model_is_kept_whole(launched):
+    _, two, folder = launched
+    kept, memory = ([found["sharded"][name] for found in two] for name in ("kept", "in memory"))
+    assert kept[0] == kept[1] == memory[0] == memory[1]
+    scores = kept[0]["scores"]
+    assert kept[0]["restored"] == min(scores) != scores[-1]
+    model = net()
+    load_model(model, folder / "sharded-train" / "best" / "model.safetensors")
+    found = evaluate(model, loader(9, batch=2, shuffle=False), metrics=Accuracy())
+    assert found["accuracy"] == min(scores)
+
+
+def test_what_cannot_be_sharded_is_refused(launched):
+    _, two, folder = launched
+    for found in two:
+        first, second = found["sharded"]["refusals"]
+        assert "first version of FSDP is not supported" in first
+        assert "call TrainState.save_pretrained(folder) on every process" in second
+    assert not (folder / "never").exists()
+
+
+def test_sharded_layers_may_begin_to_train_later(launched):
+    _, two, _ = launched
+    before = torch.cat([p.flatten() for p in small(norm=False, dropout=0.0).parameters()]).tolist()
+    first, second = two[0]["sharded"]["gradual"]
+    assert first[:30] == pytest.approx(before[:30])  # a kernel of 3 x 3 to 3 channels, its bias
+    assert first[30:] != pytest.approx(before[30:])
+    assert second[:30] != pytest.approx(before[:30], rel=1e-4)
+
+
+def test_stages_are_refused_before_they_wait_for_each_other(launched):
+    one, two, _ = launched
+    assert one["stages"] is None
+    for found in two:
+        assert "stages train in one process" in found["stages"]

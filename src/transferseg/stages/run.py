@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from filelock import FileLock
 
 from transferseg.errors import CheckpointError, TrainingError
@@ -123,8 +124,11 @@ def run_stage(
 
 
 def check_process() -> None:
-    """Refuse several processes of one launcher, which would wait for each other's locks."""
-    if PartialState().num_processes > 1:
+    """Refuse several processes of one launcher, which would wait for each other's locks.
+
+    And multiply the batch size, which stands in a stage's key.
+    """
+    if PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).num_processes > 1:
         raise TrainingError(
             "stages train in one process; start with plain python, and run stages beside each "
             "other with run_study(..., executor=...)."

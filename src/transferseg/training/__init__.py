@@ -28,6 +28,7 @@ from transferseg.training.recipes import (
     zhou2022_sgd,
 )
 from transferseg.training.rotating import train_rotating
+from transferseg.training.saving import save_every
 from transferseg.training.schedules import (
     SCHEDULES,
     Plateau,
@@ -98,6 +99,7 @@ __all__ = [
     "predict_folder",
     "predict_probabilities",
     "remove_small",
+    "save_every",
     "sgd",
     "train",
     "train_rotating",

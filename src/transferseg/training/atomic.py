@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from transferseg.errors import TrainingError, TransfersegError
 
 
 def partial_path(path: Path) -> Path:
@@ -17,6 +21,44 @@ def partial_path(path: Path) -> Path:
 def former_path(path: Path) -> Path:
     """Where the former folder lies for the moment between the two renames."""
     return path.parent / f".{path.name}.former"
+
+
+@contextmanager
+def writing(what: str, path: Path) -> Iterator[None]:
+    """Tell a disk that is full and a place that is read-only as an error that says what to do.
+
+    Args:
+        what: is written, as the message says it.
+        path: where.
+
+    Raises:
+        TrainingError: the system, torch or safetensors could not write.
+
+    Example:
+        >>> with writing("the model", Path("/run/best")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        transferseg.errors.TrainingError: the model could not be written to /run/best: [Errno 28] No
+        space left on device (... free there). ...
+    """
+    try:
+        yield
+    except TransfersegError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writers know no OSError
+        raise TrainingError(
+            f"{what} could not be written to {path}: {error} ({_free(path)} free there). What was "
+            "there before is as it was. Free space, or make the place writable; then save again, "
+            "or run the training again with resume=True."
+        ) from error
+
+
+def _free(path: Path) -> str:
+    there = next((folder for folder in (path, *path.parents) if folder.is_dir()), Path())
+    try:
+        return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
+    except OSError:
+        return "an unknown amount"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,19 +116,28 @@ def finish_folder(folder: Path) -> None:
     `recovered`.
     """
     partial, former = partial_path(folder), former_path(folder)
-    for file in sorted(partial.rglob("*")):
-        if file.is_file():
-            _sync(file)
+    for path in sorted(partial.rglob("*")):
+        _sync(path)
     _sync(partial)
-    if folder.exists():
+    replaced = folder.exists()
+    if replaced:
         # Only with a former version in place may an older leftover go: it could be the last one.
         if former.exists():
             shutil.rmtree(former)
         folder.rename(former)
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if replaced:
+            former.rename(folder)
+        raise
     _sync(folder.parent)
-    if former.exists():
-        shutil.rmtree(former)
+    shutil.rmtree(former, ignore_errors=True)  # if it stays, the next time removes it
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove what `begin_folder` made, if `finish_folder` did not put it in its place."""
+    shutil.rmtree(partial_path(folder), ignore_errors=True)
 
 
 def recovered(folder: Path) -> Path:
@@ -95,16 +146,30 @@ def recovered(folder: Path) -> Path:
     return former if former.exists() and not folder.exists() else folder
 
 
+def settle_folder(folder: Path) -> None:
+    """Clear away what a replacement that was cut has left: afterwards `folder` is what counts.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     former_path(Path(root) / "run").mkdir()  # the kill came between the two renames
+        ...     settle_folder(Path(root) / "run")
+        ...     [path.name for path in Path(root).iterdir()]
+        ['run']
+    """
+    former = recovered(folder)
+    if former != folder:
+        former.rename(folder)
+    shutil.rmtree(former_path(folder), ignore_errors=True)
+    discard_folder(folder)
+
+
 @contextmanager
-def replacing(
-    folder: Path, *, main: bool = True, wait: Callable[[], object] = lambda: None
-) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """Write a folder anew and swap it in at the end; an exception leaves the former one as it was.
 
     Args:
         folder: what is replaced, or made.
-        main: whether this process is the one that makes and swaps the folder.
-        wait: returns when every process has called it.
 
     Example:
         >>> import tempfile
@@ -114,17 +179,11 @@ def replacing(
         ...     sorted(path.name for path in (Path(root) / "run").iterdir())
         ['a.txt']
     """
-    partial = begin_folder(folder) if main else partial_path(folder)
-    wait()
     try:
-        yield partial
-        wait()
-        if main:
-            finish_folder(folder)
-        wait()
+        yield begin_folder(folder)
+        finish_folder(folder)
     finally:
-        if main:
-            shutil.rmtree(partial, ignore_errors=True)
+        discard_folder(folder)
 
 
 def _sync(path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transferseg.errors import TrainingError, unknown_name
-from transferseg.training.atomic import recovered, replacing, write_text
+from transferseg.training import saves
+from transferseg.training.atomic import recovered, write_text
 from transferseg.training.state import TrainState
 
 INDEX_FILE = "index.json"
@@ -99,8 +100,8 @@ class BestCheckpoints:
             Whether the model was kept.
 
         Raises:
-            TrainingError: a model without `save_pretrained`.
-            OSError: it could not be written; what was kept before still is.
+            TrainingError: a model without `save_pretrained`, or one that could not be written: what
+                was kept before still is.
         """
         model: Any = state.unwrapped
         if not callable(getattr(model, "save_pretrained", None)):
@@ -114,12 +115,10 @@ class BestCheckpoints:
             return new in self.checkpoints
         gone = tuple(one.name for one in self.checkpoints if one.name not in _names(kept))
         gone += tuple(name for name in self._leaving if name not in (*_names(kept), *gone))
-        if state.accelerator.is_main_process:
-            if new.name not in _names(self.checkpoints):  # cut short here, it would be left over
-                self._write(self.checkpoints, (*self._leaving, new.name))
-            with replacing(self.folder / new.name) as partial:
-                model.save_pretrained(partial)
-            self._write(kept, gone)
+        if new.name not in _names(self.checkpoints):  # cut short here, it would be left over
+            self._write(state, self.checkpoints, (*self._leaving, new.name))
+        saves.save_model(state, self.folder / new.name, replace=True)
+        self._write(state, kept, gone)
         self.checkpoints, self._leaving = kept, gone
         if state.accelerator.is_main_process:
             self._delete()
@@ -139,14 +138,22 @@ class BestCheckpoints:
         ranked = sorted((*others, new), key=lambda one: (sign * one.score, one.step))
         return tuple(ranked[: self.k])
 
-    def _write(self, kept: tuple[Checkpoint, ...], leaving: tuple[str, ...]) -> None:
+    def _write(
+        self, state: TrainState, kept: tuple[Checkpoint, ...], leaving: tuple[str, ...]
+    ) -> None:
         values = {
             "format": _FORMAT,
             "mode": self.mode,
             "checkpoints": [asdict(one) for one in kept],
             "leaving": list(leaving),
         }
-        write_text(self.folder / INDEX_FILE, json.dumps(values, indent=1))
+        path, text = self.folder / INDEX_FILE, json.dumps(values, indent=1)
+
+        def write() -> None:
+            if state.accelerator.is_main_process:
+                write_text(path, text)
+
+        saves.write_together(state.accelerator, "the index of the best models", path, write)
 
     def _delete(self) -> None:
         """Delete what the index says is leaving; what cannot go now goes at the next update."""

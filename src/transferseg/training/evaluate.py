@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from transferseg.errors import TrainingError
+from transferseg.training import sharded
 from transferseg.training.loaders import prepared
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.targets import (
@@ -129,12 +130,14 @@ def evaluate(
     empty = True
     # A loader without a generator of its own draws a number from the global one when it starts.
     with evaluation_mode(model), torch.random.fork_rng(devices=[]), torch.no_grad(), autocast:
-        for batch in _batches(loader, accelerator, device, progress):
-            if empty:
+        for batch, counts in _batches(loader, accelerator, device, progress):
+            if empty and counts:
                 check_first(batch, model, target)
-            empty = False
+                empty = False
             image = pick(batch, "image")
             logits = model(image)
+            if not counts:
+                continue
             wanted = image if target == "image" else pick(batch, target)
             for metric in named.values():
                 metric.update(logits.float(), wanted)
@@ -148,13 +151,17 @@ def _placed(model: nn.Module, accelerator: Accelerator | None) -> tuple[nn.Modul
     """The model without its wrapper for several processes, and the device that it is on.
 
     The wrapper would exchange buffers in every forward pass, and wait for processes that have one
-    batch less. A compiled model is called as it is before compilation: that for training is of no
-    use here, and images of many sizes would each be compiled for anew.
+    batch less. They are exchanged once instead: every process scores the model that is saved. A
+    compiled model is called as it is before compilation: that for training is of no use here, and
+    images of many sizes would each be compiled for anew.
     """
-    if accelerator is not None:
-        own = extract_model_from_parallel(model, keep_torch_compile=False)
-        return own.to(accelerator.device), accelerator.device
-    return model, device_of(model)
+    if accelerator is None:
+        return model, device_of(model)
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    sharded.share_buffers(model, accelerator)
+    if not sharded.is_sharded(accelerator):  # those have their places
+        model = model.to(accelerator.device)
+    return model, accelerator.device
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -165,7 +172,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _batches(
     loader: Loader, accelerator: Accelerator | None, device: torch.device, progress: bool
-) -> Iterator[Any]:
+) -> Iterator[tuple[Any, bool]]:
+    """Batches on the device, with whether they count: see `sharded.in_step`."""
     several = accelerator is not None and accelerator.num_processes > 1
     if several and isinstance(loader, DataLoaderStateMixin):
         raise TrainingError(
@@ -180,8 +188,13 @@ def _batches(
     if accelerator is not None:
         loader = prepared(accelerator, loader, even_batches=False)
     hidden = not progress or (accelerator is not None and not accelerator.is_main_process)
-    for batch in tqdm(loader, desc="evaluate", leave=False, disable=hidden):
-        yield send_to_device(batch, device)
+    bar = tqdm(loader, desc="evaluate", leave=False, disable=hidden)
+    batches = (send_to_device(batch, device) for batch in bar)
+    if accelerator is None or not sharded.is_sharded(accelerator):
+        yield from ((batch, True) for batch in batches)
+    else:
+        first = torch.as_tensor(loader.dataset[0]["image"])[None].to(device)
+        yield from sharded.in_step(batches, accelerator, {"image": first})
 
 
 def _over_processes(metric: Metric[S], accelerator: Accelerator | None) -> Metric[S]:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.data_loader import DataLoaderStateMixin, get_sampler, prepare_data_loader
+from accelerate.data_loader import DataLoaderStateMixin, prepare_data_loader
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import (
@@ -65,7 +65,7 @@ def own_generators(loader: Loader) -> None:
     plain = getattr(loader, "base_dataloader", loader)
     if plain.generator is None:
         plain.generator = torch.Generator()
-    sampler = get_sampler(plain)
+    sampler = _samplers(plain)[-1]
     if isinstance(sampler, _TORCH_SAMPLERS) and sampler.generator in (None, plain.generator):
         # Not the loader's own: a new iterator draws the workers' seed from that, and an iterator
         # with persistent workers does not, so that the order would differ after a resume.
@@ -80,7 +80,7 @@ def epoch_of(loader: Loader, *, seed: int, epoch: int, skip: int) -> Any:  # noq
     """
     plain = getattr(loader, "base_dataloader", loader)
     mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    for holder in (plain, plain.batch_sampler, get_sampler(loader)):
+    for holder in (plain, *_samplers(plain)):
         generator = getattr(holder, "generator", None)
         if isinstance(generator, torch.Generator):
             generator.manual_seed(int(mixed >> np.uint64(1)))  # torch takes 63 bits
@@ -88,6 +88,19 @@ def epoch_of(loader: Loader, *, seed: int, epoch: int, skip: int) -> Any:  # noq
     if hasattr(plain.dataset, "set_epoch"):  # accelerate tells it only if it tells no sampler
         plain.dataset.set_epoch(epoch)
     return skip_first_batches(loader, skip) if skip else loader
+
+
+def _samplers(plain: Any) -> list[Any]:  # noqa: ANN401
+    """What decides about the order of a loader: its batch sampler, down to its sampler.
+
+    Over several processes accelerate puts batch samplers around batch samplers.
+    """
+    found = [plain.sampler if plain.batch_sampler is None else plain.batch_sampler]
+    while True:
+        inner = getattr(found[-1], "batch_sampler", None) or getattr(found[-1], "sampler", None)
+        if inner is None:
+            return found
+        found.append(inner)
 
 
 def length(loader: Loader) -> int | None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from transferseg.errors import TrainingError
-from transferseg.training.atomic import recovered, replacing, write_text
+from transferseg.training import saves, sharded
+from transferseg.training.atomic import recovered, write_text
 from transferseg.training.best import BestCheckpoints
 from transferseg.training.ema import EMA
 from transferseg.training.history import History, rows_to_csv
@@ -67,8 +67,8 @@ def running(
         checkpoints=checkpoints,
     )  # fmt: skip
     try:
-        if resume and place is not None and recovered(place / "last").exists():
-            run.resume(place / "last")
+        if resume and place is not None:
+            run.resume()
         yield run
         if state.ema is not None:
             state.ema.copy_to_model()  # those that were scored
@@ -154,13 +154,21 @@ class Run:
     checkpoints: BestCheckpoints | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
 
-    def resume(self, save: Path) -> None:
-        """Go on from a save, which must have been scored in the same way.
+    def resume(self) -> None:
+        """Go on from the save in the folder, if there is one; it must be of the same scores.
+
+        What a kill has left half done beside the save is put in order: the history is written
+        anew, as the kill may have come between the two.
 
         Raises:
-            TrainingError: it was not.
+            TrainingError: it is not.
         """
-        self.state.load(save)
+        if self.folder is None:
+            return
+        save = self.folder / "last"
+        saves.settle(self.state.accelerator, self.folder / "best")
+        if not self.state.resume(save):
+            return
         for row in self.state.history:
             if row.get("validation_scheme") != self.scheme:
                 raise TrainingError(
@@ -176,6 +184,8 @@ class Run:
                         f"by {wanted}; give the same score and mode, or begin another folder."
                     )
                 self.stopping.update(row["score"])
+        if self.state.history:
+            self._write_history()
 
     def scored_weights(self) -> AbstractContextManager[None]:
         """The model with the weights that are scored and kept: averaged ones, where there are."""
@@ -194,28 +204,39 @@ class Run:
 
     def keep(self, row: dict[str, Any]) -> None:
         """Add the row of an epoch; write the state, and the weights if they are the best so far."""
-        state, accelerator = self.state, self.state.accelerator
-        state.history.append(row)
+        self.state.history.append(row)
         with self.scored_weights():
             if "score" in row and self.stopping.update(row["score"]):
                 self._keep_weights()
             if self.checkpoints is not None:
-                self.checkpoints.update(state, row["score"])
+                self.checkpoints.update(self.state, row["score"])
         if self.folder is not None:
-            state.save(self.folder / "last")
-            if accelerator.is_main_process:
-                write_text(self.folder / "history.csv", rows_to_csv(state.history))
+            self.save()
+            self._write_history()
+
+    def save(self) -> None:
+        """Write the whole state, perhaps in the middle of an epoch."""
+        if self.folder is not None:
+            self.state.save(self.folder / "last")
+
+    def _write_history(self) -> None:
+        if self.folder is None:
+            return
+        accelerator, path = self.state.accelerator, self.folder / "history.csv"
+
+        def write() -> None:
+            text = rows_to_csv(self.state.history)
+            if accelerator.is_main_process and not (path.exists() and path.read_text() == text):
+                write_text(path, text)
+
+        saves.write_together(accelerator, "the history", path, write)
 
     def _keep_weights(self) -> None:
-        model: Any = self.state.unwrapped
-        if self.folder is None:
-            if self.keep_best:
-                self.best = {
-                    name: t.detach().cpu().clone() for name, t in model.state_dict().items()
-                }
-        elif self.state.accelerator.is_main_process:
-            with replacing(self.folder / "best") as partial:
-                model.save_pretrained(partial)
+        if self.folder is not None:
+            saves.save_model(self.state, self.folder / "best", replace=True)
+        elif self.keep_best:
+            values = self.state.unwrapped.state_dict()
+            self.best = {name: t.detach().cpu().clone() for name, t in values.items()}
 
     def restore(self) -> None:
         """Give the model the weights of the best epoch."""
@@ -229,8 +250,10 @@ class Run:
         if self.folder is None:
             self.state.unwrapped.load_state_dict(self.best)
             return
-        self.state.accelerator.wait_for_everyone()
-        load_model(self.state.unwrapped, recovered(self.folder / "best") / "model.safetensors")
+        state = self.state
+        state.accelerator.wait_for_everyone()
+        file = recovered(self.folder / "best") / "model.safetensors"
+        sharded.load_weights(state.model, state.unwrapped, state.accelerator, file)
 
     def history(self) -> History:
         """What the run gave."""

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from transferseg.errors import TrainingError, some
-from transferseg.training.atomic import recovered, replacing
+from transferseg.training import sharded
+from transferseg.training.atomic import (
+    begin_folder,
+    discard_folder,
+    finish_folder,
+    partial_path,
+    recovered,
+    replacing,
+    settle_folder,
+    writing,
+)
 
 if TYPE_CHECKING:
     from transferseg.training.state import TrainState
@@ -27,36 +40,142 @@ _PARTS = ("conditions", "layout", "record", "scheduled", "random")
 def save(state: TrainState, folder: Path) -> None:
     """Write a state into a folder; see `TrainState.save`."""
     accelerator = state.accelerator
-    state.record.settle()
-    totals, weight = state.record.reduced(accelerator)
+    main = accelerator.is_main_process
+
+    def part(work: Callable[[], object]) -> None:
+        write_together(accelerator, "the state", folder, work)
+
+    _together(accelerator, state.record.settle)
+    record = state.record.reduced(accelerator)
+    sharded.share_buffers(state.unwrapped, accelerator)
+    try:
+        part(lambda: _begin(folder) if main else None)
+        part(lambda: _save_files(accelerator, partial_path(folder)))
+        part(lambda: _finish(state, record, folder) if main else None)
+    finally:
+        if main:
+            discard_folder(folder)
+
+
+def save_model(state: TrainState, folder: Path, *, replace: bool = False) -> None:
+    """Write the model by its own `save_pretrained`; every process calls it.
+
+    Args:
+        state: of the model.
+        folder: where.
+        replace: swap in a new folder as a whole, for models that write file by file.
+    """
+    model: Any = state.unwrapped
+
+    def write() -> None:
+        if not state.accelerator.is_main_process:
+            return
+        if not replace:
+            folder.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(folder)
+            return
+        with replacing(folder) as partial:
+            model.save_pretrained(partial)
+
+    sharded.share_buffers(model, state.accelerator)
+    with sharded.whole_weights(state.model, model, state.accelerator):
+        write_together(state.accelerator, "the model", folder, write)
+
+
+def write_together(
+    accelerator: Accelerator, what: str, path: Path, work: Callable[[], object]
+) -> None:
+    """Do a part of writing something; what fails on one process is raised on every one.
+
+    Args:
+        accelerator: whose processes all call this.
+        what: is written, as the message says it.
+        path: where.
+        work: the part of this process.
+
+    Raises:
+        TrainingError: it could not be written, here or on another process.
+    """
+
+    def write() -> None:
+        with writing(what, path):
+            work()
+
+    _together(accelerator, write)
+
+
+def _together(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Without this, the other processes would wait for the one that has given up."""
+    error = None
+    try:
+        work()
+    except TrainingError as caught:
+        error = caught
+    said = [None if error is None else str(error)]
+    if accelerator.num_processes > 1:
+        said = gather_object(said)
+    if error is not None:
+        raise error
+    for text in filter(None, said):
+        raise TrainingError(text)
+
+
+def _begin(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / STATE_FILE).exists():
         raise TrainingError(
             f"{folder} holds files but no {STATE_FILE}, so it is not a save; it would be replaced "
             "as a whole. Give another folder."
         )
+    begin_folder(folder)
+
+
+def _save_files(accelerator: Accelerator, folder: Path) -> None:
+    with sharded.plain_failures(accelerator):
+        accelerator.save_state(str(folder))
+
+
+def _finish(state: TrainState, record: tuple[dict[str, float], int], folder: Path) -> None:
+    """The JSON beside accelerate's files; then all of it takes its place."""
+    partial = partial_path(folder)
+    values = {
+        "format": _FORMAT,
+        "conditions": state.conditions(),
+        "layout": state.layout(),
+        "counters": {name: getattr(state, name) for name in _COUNTERS},
+        "record": {"totals": record[0], "weight": record[1]},
+        "scheduled": state.scheduler is not None,
+        "random": random_digest(),
+        "files": _sizes(partial),
+    }
+    (partial / STATE_FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    finish_folder(folder)
+
+
+def resume(state: TrainState, folder: Path) -> bool:
+    """Go on from a save if there is one; see `TrainState.resume`."""
+    settle(state.accelerator, folder)
+    if not folder.exists():
+        return False
+    load(state, folder)
+    return True
+
+
+def settle(accelerator: Accelerator, folder: Path) -> None:
+    """Clear away what a kill has left of a replacement of a folder; every process calls it.
+
+    Raises:
+        TrainingError: the place is read-only.
+    """
     main = accelerator.is_main_process
-    with replacing(folder, main=main, wait=accelerator.wait_for_everyone) as partial:
-        accelerator.save_state(str(partial))
-        accelerator.wait_for_everyone()
-        if main:
-            values = {
-                "format": _FORMAT,
-                "conditions": state.conditions(),
-                "layout": state.layout(),
-                "counters": {name: getattr(state, name) for name in _COUNTERS},
-                "record": {"totals": totals, "weight": weight},
-                "scheduled": state.scheduler is not None,
-                "random": random_digest(),
-                "files": _sizes(partial),
-            }
-            text = json.dumps(values, indent=1)
-            (partial / STATE_FILE).write_text(text, encoding="utf-8")
+    write_together(
+        accelerator, "a former save", folder, lambda: settle_folder(folder) if main else None
+    )
 
 
 def load(state: TrainState, folder: Path) -> None:
     """Read a state from a folder; see `TrainState.load`."""
     folder = recovered(folder)
-    values = _read(folder)
+    values = read_save(folder)
     _check(state, values, folder)
     counters = values["counters"]
     given = state.total_steps  # a new length, given to `prepare`, wins over the saved one
@@ -64,7 +183,8 @@ def load(state: TrainState, folder: Path) -> None:
         state.total_steps = None
         state.lay_schedule(counters["total_steps"] if given is None else given)
     try:
-        state.accelerator.load_state(str(folder))
+        with sharded.plain_failures(state.accelerator):
+            state.accelerator.load_state(str(folder))
     except Exception as error:
         raise TrainingError(
             f"{folder} could not be read: {error} The state may be half loaded; prepare a new one."
@@ -94,7 +214,12 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_save(folder: Path) -> dict[str, Any]:
+    """The JSON of a save, whose files must all be there in the size in which they were written.
+
+    Raises:
+        TrainingError: no save, or a damaged one; it names the files.
+    """
     if not folder.is_dir():
         raise TrainingError(f"no save at {folder}: there is no such folder.")
     path = folder / STATE_FILE
@@ -127,9 +252,9 @@ def _check(state: TrainState, values: dict[str, Any], folder: Path) -> None:
     """Compare the saved conditions and shapes with the state's, before anything changes."""
     saved, own = values["conditions"], state.conditions()
     differences = [
-        f"{name} is {own[name]!r}, saved was {saved.get(name)!r}"
-        for name in own
-        if saved.get(name) != own[name]
+        f"{name} is {own.get(name)!r}, saved was {saved.get(name)!r}"
+        for name in dict.fromkeys([*own, *saved])
+        if saved.get(name) != own.get(name)
     ]
     before, now = values["layout"], state.layout()
     kinds = {

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from transferseg.errors import TrainingError
-from transferseg.training import saves
+from transferseg.training import saves, sharded
 from transferseg.training.ema import EMA
 from transferseg.training.record import EpochRecord
 from transferseg.training.schedules import ScheduleLike
@@ -115,8 +115,9 @@ class TrainState:
 
         Raises:
             TrainingError: a compiled model, an accelerator that already holds a model, an
-                optimizer of another model or one already prepared, a setting that `fit` cannot
-                work with.
+                optimizer of another model or one already prepared, a setting that `fit` cannot work
+                with, processes that do not know of each other, a way to spread the training that
+                is not supported.
 
         Example:
             >>> from functools import partial
@@ -129,11 +130,13 @@ class TrainState:
         """
         accelerator = Accelerator() if accelerator is None else accelerator
         _check_accelerator(accelerator)
+        sharded.check_processes(accelerator)
         if not 0 <= seed < 2**32:
             raise TrainingError(f"seed must lie in 0..2**32 - 1, got {seed}.")
         model = _released(model)
         made = optimizer if isinstance(optimizer, Optimizer) else optimizer(model)
         _check_optimizer(made, model)
+        sharded.share_weights(model, accelerator)
         set_seed(seed, device_specific=True)
         prepared, prepared_optimizer = accelerator.prepare(model, made)
         state = cls(
@@ -202,17 +205,30 @@ class TrainState:
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the whole state; the former save stays until the new one is complete on disk.
 
-        Every process calls it. It reads the pending losses, so that a state after a loss that is
-        not finite never replaces a good one. accelerate's own files in the folder are pickles:
-        load only what you saved yourself.
+        Every process calls it, and what fails on one is raised on all. It reads the pending losses,
+        so that a state after a loss that is not finite never replaces a good one. accelerate's own
+        files in the folder are pickles: load only what you saved yourself.
 
         Args:
             folder: made if it does not exist; a save in it is replaced.
 
         Raises:
-            TrainingError: a loss that is not finite; the folder holds something else than a save.
+            TrainingError: a loss that is not finite; the folder holds something else than a save;
+                it cannot be written (disk full, read-only): the former save is whole, and the
+                state may be trained on and saved again.
         """
         saves.save(self, Path(folder))
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+        """Write the model alone, by its own `save_pretrained(folder)`.
+
+        Every process calls it, and one writes; weights that are spread over the processes (FSDP)
+        are gathered for it.
+
+        Raises:
+            TrainingError: it could not be written.
+        """
+        saves.save_model(self, Path(folder))
 
     def load(self, folder: str | PathLike[str]) -> None:
         """Go on from a save: weights, optimizer, schedule, counters, random generators.
@@ -225,10 +241,22 @@ class TrainState:
         """
         saves.load(self, Path(folder))
 
+    def resume(self, folder: str | PathLike[str]) -> bool:
+        """Go on from the save in a folder if there is one: True; else begin: False.
+
+        What a kill has left half written there is put in order first. Every process calls it.
+
+        Raises:
+            TrainingError: see `load`.
+        """
+        return saves.resume(self, Path(folder))
+
     def conditions(self) -> dict[str, Any]:
         """What must be the same for a save to be continued, as JSON values."""
         optimizer = self.optimizer.optimizer
+        spread = {"sharding": "FSDP2"} if sharded.is_sharded(self.accelerator) else {}
         return {
+            **spread,
             "seed": self.seed,
             "processes": self.accelerator.num_processes,
             "gradient_accumulation_steps": self.accumulation,

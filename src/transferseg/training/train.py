@@ -20,6 +20,7 @@ from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
 from transferseg.training.progress import UpdateBar
 from transferseg.training.run import Run, running
+from transferseg.training.saving import check_steps
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import OptimizerLike
 from transferseg.training.targets import Loader, Loss
@@ -41,6 +42,7 @@ def train(
     schedule: ScheduleLike | None = None,
     accelerator: Accelerator | None = None,
     folder: str | PathLike[str] | None = None,
+    save_every: int | None = None,
     patience: int | None = None,
     minimum_delta: float = 0.0,
     restore_best: bool = False,
@@ -67,7 +69,9 @@ def train(
     Into `folder` go, after every epoch and each in one step: `best/` (the model, by its
     `save_pretrained`), `last/` (the whole `TrainState`) and `history.csv`; as asked `checkpoints/`
     (the k best models, see `BestCheckpoints`) and `log.jsonl` (see `JSONLLogger`). Trackers of the
-    accelerator, if it has any, get the row of every epoch: see `log_to_trackers`.
+    accelerator, if it has any, get the row of every epoch: see `log_to_trackers`. A run
+    that is killed at any moment goes on with `resume=True` and ends with the same weights and the
+    same history.
 
     Args:
         model: with a `.spec`, and with `save_pretrained` if there is a folder.
@@ -85,6 +89,8 @@ def train(
         schedule: see `TrainState.prepare`; a plateau schedule is stepped with the score.
         accelerator: see `TrainState.prepare`; it is handed back without the model.
         folder: where to keep the run; nothing is written when not given.
+        save_every: also write `last/` after every so many updates, from 1: a run that is killed and
+            resumed repeats at most that many. Without it, it repeats the epoch.
         patience: epochs without a better score after which to stop; None goes on to the end.
         minimum_delta: see `EarlyStopping`.
         restore_best: give the model the weights of the best epoch at the end.
@@ -128,6 +134,8 @@ def train(
     """
     if not allow_shared_groups:
         _check_leak(train_loader, validation_loader)
+    if save_every is not None:
+        _check_save_every(save_every, folder)
     judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
     if unfreeze is not None:
         unfreeze.release(model)  # before it is prepared: see `Unfreezing`
@@ -143,8 +151,14 @@ def train(
                 clip_norm=clip_norm, channels_last=channels_last, unfreeze=unfreeze,
                 auxiliary_weight=auxiliary_weight, skip_nonfinite=skip_nonfinite,
             )  # fmt: skip
-            _follow(run, events, validation_loader, target, bar, log)
+            _follow(run, events, validation_loader, target, bar, log, save_every)
     return run.history()
+
+
+def _check_save_every(save_every: int, folder: str | PathLike[str] | None) -> None:
+    check_steps("save_every", save_every)
+    if folder is None:
+        raise TrainingError("save_every needs a place to save to: give folder=...")
 
 
 def _check_leak(train_loader: Any, validation_loader: Any) -> None:  # noqa: ANN401
@@ -170,6 +184,7 @@ def _follow(
     target: Target,
     bar: UpdateBar,
     log: RunLog,
+    save_every: int | None,
 ) -> None:
     """Evaluate and keep every epoch; leave when the scores say so."""
     with closing(events):
@@ -177,6 +192,8 @@ def _follow(
             if isinstance(event, StepEvent):
                 bar.step(event)
                 log.step(event)
+                if save_every is not None and event.step % save_every == 0:
+                    run.save()
                 continue
             row = _row(run, event, validation_loader, target, bar)
             log.epoch(row)  # before the save, so that a resumed run has it once

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
-from transferseg.errors import CheckpointError
+from transferseg.errors import CheckpointError, some
 from transferseg.spec import ModelSpec
 
 WEIGHTS_FILE = "model.safetensors"
@@ -69,13 +69,23 @@ def write_checkpoint(
         module: its state dict is written, tensors made contiguous.
         texts: file name -> text, such as `config.json`.
         remove: files of a former checkpoint that would be untrue beside this one.
+
+    Raises:
+        CheckpointError: weights that are spread over processes (FSDP); nothing was written.
     """
     folder = Path(folder)
+    values = module.state_dict()
+    spread = [name for name, value in values.items() if hasattr(value, "full_tensor")]
+    if spread:
+        raise CheckpointError(
+            f"{some(spread)}: spread over several processes (FSDP), so that one alone cannot write "
+            "them; call TrainState.save_pretrained(folder) on every process."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         # A compiled part (model.encoder = torch.compile(model.encoder)) keeps its own names.
         name.replace("_orig_mod.", ""): value.detach().contiguous().cpu()
-        for name, value in module.state_dict().items()
+        for name, value in values.items()
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         for name, text in texts.items():
