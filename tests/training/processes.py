@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from tests.metrics.processes import all_scores
 from tests.training.auxiliary import spread
+from tests.training.habits_processes import habits
 from tests.training.tiny import Accuracy, TermsLoss, loader, net, rotate
 from transferseg.data import RotatingKFold
 from transferseg.training import EpochEvent, TrainState, cosine, evaluate, fit, sgd
@@ -81,6 +82,8 @@ def main(folder: Path, batch: int) -> None:
     found["rotated"] = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
     accelerator.free_memory()
     found["auxiliary"] = spread(folder, batch, accelerator)
+    accelerator.free_memory()
+    found["habits"] = habits(folder, batch, accelerator)
     name = f"{accelerator.num_processes}-{accelerator.process_index}.json"
     (folder / name).write_text(json.dumps(found))
     accelerator.end_training()

@@ -98,3 +98,20 @@ def test_an_auxiliary_head_has_the_same_gradients_on_both(launched):
     for processes in (1, 2):
         with safe_open(folder / f"auxiliary-{processes}" / "model.safetensors", "pt") as file:
             assert set(file.keys()) == set(first["weights"])
+
+
+def test_habits_are_the_same_in_both(launched):
+    """An update is left out in both where one has a bad image; one file is written."""
+    one, two, folder = launched
+    one, two = one["habits"], [found["habits"] for found in two]
+    assert two[0]["weights"] == two[1]["weights"] == pytest.approx(one["weights"], abs=1e-6)
+    for row, mine, other in zip(one["rows"], two[0]["rows"], two[1]["rows"], strict=True):
+        assert mine == other == pytest.approx(row, abs=1e-6)
+        assert (row["skipped"], row["images"]) == (1, 8)
+    assert "batch 2, samples s4, s5, s6, s7: nan" in one["texts"][0]
+    assert "in another process (here epoch 1, batch 2, samples s4, s5)" in two[0]["texts"][0]
+    assert "batch 2, samples s6, s7: nan" in two[1]["texts"][0]
+    assert one["kept"] == two[0]["kept"] == two[1]["kept"] == ["step-00000004"]
+    assert two[0]["logged"] == two[1]["logged"]
+    assert [row["step"] for row in two[0]["logged"]] == [2, 4]
+    assert (folder / "habits-2" / "best" / "step-00000004" / "model.safetensors").exists()

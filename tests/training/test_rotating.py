@@ -126,8 +126,9 @@ def test_every_score_says_how_it_came_about(tmp_path):
         assert [row["validation_scheme"] for row in csv.DictReader(file)] == [SCHEME, SCHEME]
     assert list(history.rows[0]) == [
         "epoch", "runs", "step", "loss", "bce", "square", "learning_rate", "seconds",
-        "samples_seen", "score", "score_name", "validation_scheme", "validation_accuracy",
-        "validation_loss", "validation_loss_bce", "validation_loss_square",
+        "data_seconds", "images_per_second", "samples_seen", "skipped", "score", "score_name",
+        "validation_scheme", "validation_accuracy", "validation_loss", "validation_loss_bce",
+        "validation_loss_square",
     ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "best", "history.csv", "last",

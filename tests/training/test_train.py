@@ -48,9 +48,9 @@ def test_rows_and_files(tmp_path):
     history = run(model, folder=tmp_path / "run", metrics=Accuracy(), score="accuracy")
     assert [row["epoch"] for row in history.rows] == [1, 2, 3]
     assert list(history.rows[0]) == [
-        "epoch", "step", "loss", "bce", "square", "learning_rate", "seconds", "samples_seen",
-        "score", "score_name", "validation_accuracy", "validation_loss", "validation_loss_bce",
-        "validation_loss_square",
+        "epoch", "step", "loss", "bce", "square", "learning_rate", "seconds", "data_seconds",
+        "images_per_second", "samples_seen", "skipped", "score", "score_name",
+        "validation_accuracy", "validation_loss", "validation_loss_bce", "validation_loss_square",
     ]  # fmt: skip
     assert history.samples_seen == 27
     assert 0 < history.seconds == pytest.approx(sum(r["seconds"] for r in history.rows))

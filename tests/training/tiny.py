@@ -147,8 +147,11 @@ class Stop(Exception):
     """Raised where a test cuts a run."""
 
 
+TIMES = {"seconds", "data_seconds", "images_per_second"}
+
+
 def timeless(history):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in history.rows]
 
 
 def weights(model):

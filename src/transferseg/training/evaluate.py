@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, cast, overload
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderStateMixin
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import extract_model_from_parallel, gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
@@ -148,10 +148,12 @@ def _placed(model: nn.Module, accelerator: Accelerator | None) -> tuple[nn.Modul
     """The model without its wrapper for several processes, and the device that it is on.
 
     The wrapper would exchange buffers in every forward pass, and wait for processes that have one
-    batch less.
+    batch less. A compiled model is called as it is before compilation: that for training is of no
+    use here, and images of many sizes would each be compiled for anew.
     """
     if accelerator is not None:
-        return accelerator.unwrap_model(model).to(accelerator.device), accelerator.device
+        own = extract_model_from_parallel(model, keep_torch_compile=False)
+        return own.to(accelerator.device), accelerator.device
     return model, device_of(model)
 
 

@@ -21,7 +21,7 @@ def release_all(state: TrainState, unfreeze: Unfreezing) -> None:
         TrainingError: the processes would not exchange the gradients of what is unfrozen.
     """
     unfreeze.release(state.unwrapped)
-    model = state.model
+    model = getattr(state.model, "_orig_mod", state.model)  # the compiled one, where it is
     if not isinstance(model, DistributedDataParallel):
         return
     if not model.find_unused_parameters:

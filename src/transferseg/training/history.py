@@ -19,8 +19,9 @@ class History:
 
     Attributes:
         rows: one mapping an epoch: `epoch`, `step`, `loss` and its terms, `learning_rate`
-            (of the update to come), `seconds`, `samples_seen`, `score`, and the validation scores
-            as `validation_<name>`; of `train_rotating` also `runs` and `validation_scheme`.
+            (of the update to come), `seconds`, `data_seconds`, `images_per_second`, `samples_seen`,
+            `skipped` (see `EpochEvent`), `score`, and the validation scores as
+            `validation_<name>`; of `train_rotating` also `runs` and `validation_scheme`.
         best_epoch: the epoch with the best score, counted from 1; None without a score.
         best_score: its score.
         seconds: spent in `fit`, over all epochs and earlier parts of a resumed run.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,18 +13,14 @@ from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
 from transferseg.training import loaders
 from transferseg.training.auxiliary import Output, training_output, training_terms, weight_of
+from transferseg.training.clock import Clock
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.gradual import begin_epoch, release_all
+from transferseg.training.nonfinite import Watch
+from transferseg.training.plan import Plan
+from transferseg.training.record import BatchLoss
 from transferseg.training.state import TrainState
-from transferseg.training.targets import (
-    Loader,
-    Loss,
-    check_first,
-    check_target,
-    pick,
-    sample_ids,
-    spec_of,
-)
+from transferseg.training.targets import Loader, Loss, check_first, pick, sample_ids, spec_of
 from transferseg.types import Batch, Target
 
 
@@ -42,6 +36,7 @@ def fit(
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
     auxiliary_weight: float | None = None,
+    skip_nonfinite: int = 0,
 ) -> Iterator[StepEvent | EpochEvent]:
     """Train until the state has `epochs` epochs or `steps` updates; yield what has been done.
 
@@ -57,9 +52,17 @@ def fit(
     the same `loss` of the logits of both heads, at the size of the image. The events tell that sum
     as the loss, and among its terms "main_loss" and "auxiliary_loss".
 
+    Precision and compilation are the accelerator's: `Accelerator(mixed_precision="bf16")`,
+    `Accelerator(dynamo_backend="inductor")`. Logits come in float32, and so is the loss. An update
+    whose float16 gradients overflow is left out and counted (`EpochEvent.skipped`).
+
     Before the first update the first batch is checked against the model's spec. A loss that is not
     finite is found when losses are read: at the end of the epoch and at every save, so that no
-    step waits for the device.
+    step waits for the device. With `skip_nonfinite` every update is looked at before it is made,
+    which waits for the device each time: one whose loss or gradient is not finite is left out, with
+    a warning that names batch and samples. Weights, optimizer, schedule and buffers (BatchNorm's
+    statistics) are then as if its batches had not been there; random numbers that they drew, for
+    dropout say, stay drawn.
 
     The order of every epoch follows from the state's seed: the generators of the loader and of its
     sampler are seeded from (seed, epoch), and those without one get one. Samples must not depend
@@ -78,6 +81,8 @@ def fit(
         unfreeze: what begins to train at which epoch; applied at the beginning of each.
         auxiliary_weight: of the auxiliary head's loss, 0 or more; by default 0.4 where the model
             has such a head.
+        skip_nonfinite: updates in a row that are left out because their loss or gradient is not
+            finite; one more is an error. 0 leaves none out.
 
     Returns:
         An iterator of events; nothing is trained until it is iterated.
@@ -85,8 +90,8 @@ def fit(
     Raises:
         TrainingError: neither or both of epochs and steps; a schedule that would end too early; an
             empty loader; batches of one sample that a BatchNorm cannot take; every parameter
-            frozen; a loss that is not a scalar or not finite, naming the update and the samples;
-            an `auxiliary_weight` for a model without an auxiliary head.
+            frozen; a loss that is not a scalar or not finite, naming the update and the samples
+            (or too many such in a row); an `auxiliary_weight` for a model without such a head.
         SpecError: `unfreeze` names what the model does not have.
         DataError: the first batch does not fit the model's spec.
 
@@ -105,51 +110,16 @@ def fit(
         >>> len(events), events[-1].step, events[-1].samples_seen
         (8, 6, 12)
     """
-    check_target(target)
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None and value < 0:
-            raise TrainingError(f"{name} must be 0 or more, got {value}.")
-    if (epochs is None) == (steps is None):
-        raise TrainingError(f"give one of epochs and steps, got epochs={epochs}, steps={steps}.")
-    if clip_norm is not None and clip_norm <= 0:
-        raise TrainingError(f"clip_norm must be above 0, or None, got {clip_norm}.")
-    if unfreeze is not None and not isinstance(unfreeze, Unfreezing):
-        raise TrainingError(
-            f"unfreeze must be an Unfreezing, got {type(unfreeze).__name__}; give "
-            "unfreeze=models.Unfreezing({epoch: names})."
-        )
     spec_of(state.unwrapped)
-    weight = weight_of(state.unwrapped, auxiliary_weight)
-    plan = _Plan(loss, target, clip_norm, channels_last, epochs, steps, unfreeze, weight)
+    plan = Plan(
+        loss=loss, target=target, clip_norm=clip_norm, channels_last=channels_last, epochs=epochs,
+        steps=steps, unfreeze=unfreeze, skip_nonfinite=skip_nonfinite,
+        auxiliary_weight=weight_of(state.unwrapped, auxiliary_weight),
+    )  # fmt: skip
     return _run(state, loader, plan)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    loss: Loss
-    target: Target
-    clip_norm: float | None
-    channels_last: bool
-    epochs: int | None
-    steps: int | None
-    unfreeze: Unfreezing | None
-    auxiliary_weight: float | None
-
-    def reached(self, state: TrainState) -> bool:
-        if self.steps is not None:
-            return state.step >= self.steps
-        return self.epochs is not None and state.epoch >= self.epochs
-
-    def last_step(self, state: TrainState, batches: int | None) -> int | None:
-        """The number of updates at the end, None if it cannot be known."""
-        if self.steps is not None or batches is None or self.epochs is None:
-            return self.steps
-        each = math.ceil(batches / state.accumulation)
-        begun = math.ceil(state.batches / state.accumulation)  # of the epoch under way
-        return state.step - begun + max(0, self.epochs - state.epoch) * each
-
-
-def _run(state: TrainState, loader: Loader, plan: _Plan) -> Iterator[StepEvent | EpochEvent]:
+def _run(state: TrainState, loader: Loader, plan: Plan) -> Iterator[StepEvent | EpochEvent]:
     if plan.reached(state):
         return
     accelerator = state.accelerator
@@ -160,6 +130,7 @@ def _run(state: TrainState, loader: Loader, plan: _Plan) -> Iterator[StepEvent |
     loaders.own_generators(loader)
     if plan.unfreeze is not None:
         release_all(state, plan.unfreeze)
+    watch = Watch(state, plan.skip_nonfinite)
     with loaders.without_lone_samples(accelerator, loader, state.unwrapped):
         ready = loaders.prepared(accelerator, loader, even_batches=accelerator.even_batches)
         batches = loaders.length(ready)
@@ -167,7 +138,7 @@ def _run(state: TrainState, loader: Loader, plan: _Plan) -> Iterator[StepEvent |
         state.lay_schedule(plan.last_step(state, batches))
         checked = False
         while not plan.reached(state):
-            yield from _epoch(state, ready, plan, check=not checked)
+            yield from _epoch(state, ready, plan, watch, check=not checked)
             checked = True
 
 
@@ -187,26 +158,26 @@ def _check_length(state: TrainState, batches: int | None) -> None:
 def _epoch(
     state: TrainState,
     loader: Any,  # noqa: ANN401
-    plan: _Plan,
+    plan: Plan,
+    watch: Watch,
     *,
     check: bool,
 ) -> Iterator[StepEvent | EpochEvent]:
     """The rest of the epoch under way; returns early when the plan's last update is done."""
-    clock = _Clock(state)
+    clock = Clock(state)
     begin_epoch(state, plan.unfreeze)
     batches = loaders.epoch_of(loader, seed=state.seed, epoch=state.epoch, skip=state.batches)
-    group: list[dict[str, Tensor]] = []
+    group: list[BatchLoss] = []
     try:
-        for batch in batches:
-            if check:
+        for batch in clock.waiting(batches):
+            if check and watch.lets_check(batch):
                 check_first(batch, state.unwrapped, plan.target)
                 check = False
             rate = state.learning_rate
-            if _batch(state, batch, plan, group):
-                tensors = _mean(group)
-                group.clear()
+            if _batch(state, batch, plan, watch, group):
                 clock.stop()
-                yield StepEvent(state.step, state.epoch + 1, tensors, rate)
+                yield _step_event(state, group, rate, clock)
+                group.clear()
                 if plan.reached(state) and not batches.end_of_dataloader:
                     return
                 clock.start()
@@ -214,46 +185,37 @@ def _epoch(
         batches.end()  # left early, it would stay accelerate's current loader
     if state.batches == 0:
         raise TrainingError("the loader gave no batches; an empty data set?")
+    state.record.settle()  # waits for the device, which is time of this epoch
     clock.stop()
     yield _finish_epoch(state)
 
 
-def _batch(state: TrainState, batch: Batch, plan: _Plan, group: list[dict[str, Tensor]]) -> bool:
+def _batch(
+    state: TrainState, batch: Batch, plan: Plan, watch: Watch, group: list[BatchLoss]
+) -> bool:
     """Forward and backward of one batch; True if it completed an optimizer update."""
     accelerator, model = state.accelerator, state.model
-    if not model.training:  # left in evaluation mode by the loop around
+    if not (model.training and state.unwrapped.training):  # left so by the loop around
         model.train()
+        state.unwrapped.train()  # compiled in parts, the one does not reach all of the other
     image = pick(batch, "image")
     target = image if plan.target == "image" else pick(batch, plan.target)
     if plan.channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
+    if not group:
+        watch.begin_update()
     with accelerator.accumulate(model):
         output = _forward(state, image, auxiliary=plan.auxiliary_weight is not None)
         value, terms = training_terms(plan.loss, output, target, plan.auxiliary_weight)
         accelerator.backward(value)
-        group.append(terms)
-        complete = bool(accelerator.sync_gradients)
-        if complete:
-            _finish_gradient(state, plan, len(group))
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-    state.batches += 1
-    state.samples_seen += len(image) * accelerator.num_processes
-    state.record.add(
-        terms,
-        weight=len(image),
-        step=state.step + 1,
-        epoch=state.epoch + 1,
-        batch=state.batches,
-        ids=sample_ids(batch),
-    )
-    if complete and accelerator.optimizer_step_was_skipped:  # float16 gradients overflowed
-        group.clear()
-        return False
-    if complete:
-        state.step += 1
-        state.step_schedule()
-    return complete
+        state.batches += 1
+        state.samples_seen += len(image) * accelerator.num_processes
+        group.append(
+            BatchLoss(
+                terms, len(image), state.step + 1, state.epoch + 1, state.batches, sample_ids(batch)
+            )
+        )
+        return bool(accelerator.sync_gradients) and _update(state, plan, watch, group)
 
 
 def _forward(state: TrainState, image: Tensor, *, auxiliary: bool) -> Output:
@@ -268,7 +230,30 @@ def _forward(state: TrainState, image: Tensor, *, auxiliary: bool) -> Output:
         ) from error
 
 
-def _finish_gradient(state: TrainState, plan: _Plan, batches: int) -> None:
+def _update(state: TrainState, plan: Plan, watch: Watch, group: list[BatchLoss]) -> bool:
+    """The optimizer update of a group of batches; False if it was left out."""
+    if watch.refuses(group):
+        state.optimizer.zero_grad()
+        group.clear()
+        return False
+    for loss in group:
+        state.record.add(loss)
+    _finish_gradient(state, plan, len(group))
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    if state.accelerator.optimizer_step_was_skipped:  # float16 gradients overflowed
+        watch.overflowed()
+        group.clear()
+        return False
+    watch.kept()
+    state.step += 1
+    state.step_schedule()
+    if state.ema is not None:
+        state.ema.update()
+    return True
+
+
+def _finish_gradient(state: TrainState, plan: Plan, batches: int) -> None:
     """Make an incomplete accumulation a mean as well, and clip."""
     if batches < state.accumulation:
         # accelerate divides each loss by the full number, though an epoch may end before it
@@ -278,20 +263,28 @@ def _finish_gradient(state: TrainState, plan: _Plan, batches: int) -> None:
         state.accelerator.clip_grad_norm_(state.model.parameters(), plan.clip_norm)
 
 
-def _mean(group: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    if len(group) == 1:
-        return dict(group[0])
-    return {name: torch.stack([terms[name] for terms in group]).mean() for name in group[0]}
+def _step_event(
+    state: TrainState, group: Sequence[BatchLoss], rate: float, clock: Clock
+) -> StepEvent:
+    terms = [loss.terms for loss in group]
+    means = dict(terms[0])
+    if len(terms) > 1:
+        means = {name: torch.stack([one[name] for one in terms]).mean() for name in means}
+    images = sum(loss.images for loss in group) * state.accelerator.num_processes
+    return StepEvent(state.step, state.epoch + 1, means, rate, images, *clock.lap())
 
 
 def _finish_epoch(state: TrainState) -> EpochEvent:
-    state.record.settle()
-    means = state.record.means(state.accelerator)
-    seconds = state.epoch_seconds
+    totals, images = state.record.reduced(state.accelerator)
+    means = {name: total / images for name, total in totals.items()} if images else {}
+    loss = means.pop("loss", math.nan)
+    seconds, data_seconds, skipped = (
+        state.epoch_seconds, state.epoch_data_seconds, state.epoch_skipped,
+    )  # fmt: skip
     state.epoch += 1
-    state.batches, state.epoch_seconds = 0, 0.0
+    state.batches, state.epoch_skipped = 0, 0
+    state.epoch_seconds = state.epoch_data_seconds = 0.0
     state.record.restore({}, 0)
-    loss = means.pop("loss")
     return EpochEvent(
         epoch=state.epoch,
         step=state.step,
@@ -300,20 +293,7 @@ def _finish_epoch(state: TrainState) -> EpochEvent:
         learning_rate=state.learning_rate,
         seconds=seconds,
         samples_seen=state.samples_seen,
+        images=images,
+        data_seconds=data_seconds,
+        skipped=skipped,
     )
-
-
-class _Clock:
-    """Adds the time between its start and its stop to the state."""
-
-    def __init__(self, state: TrainState) -> None:
-        self._state = state
-        self.start()
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    def stop(self) -> None:
-        passed = time.perf_counter() - self._since
-        self._state.seconds += passed
-        self._state.epoch_seconds += passed

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from transferseg.errors import TrainingError, some
+
+
+@dataclass(frozen=True, eq=False)
+class BatchLoss:
+    """The loss of one batch, and where it stands.
+
+    Attributes:
+        terms: detached scalars on the device, "loss" among them.
+        images: in the batch, of this process; the weight of its loss.
+        step: the update that it takes part in, counted from 1.
+        epoch: counted from 1.
+        batch: of the epoch, counted from 1.
+        ids: of its samples, empty where they have none.
+    """
+
+    terms: Mapping[str, Tensor]
+    images: int
+    step: int
+    epoch: int
+    batch: int
+    ids: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """Which batch it was, as text."""
+        samples = f", samples {some(self.ids)}" if self.ids else ""
+        return f"epoch {self.epoch}, batch {self.batch}{samples}"
 
 
 class EpochRecord:
@@ -24,20 +51,11 @@ class EpochRecord:
     def __init__(self) -> None:
         self.totals: dict[str, float] = {}
         self.weight = 0
-        self._pending: list[tuple[dict[str, Tensor], int, _Place]] = []
+        self._pending: list[BatchLoss] = []
 
-    def add(
-        self,
-        terms: Mapping[str, Tensor],
-        *,
-        weight: int,
-        step: int,
-        epoch: int,
-        batch: int,
-        ids: Sequence[str],
-    ) -> None:
-        """Keep one batch's detached scalars, "loss" among them, weighted by its samples."""
-        self._pending.append((dict(terms), weight, (step, epoch, batch, tuple(ids))))
+    def add(self, loss: BatchLoss) -> None:
+        """Keep one batch's detached scalars, weighted by its images."""
+        self._pending.append(loss)
 
     def settle(self) -> None:
         """Read what is pending, in one copy from the device.
@@ -49,16 +67,16 @@ class EpochRecord:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        scalars = [value for terms, _, _ in pending for value in terms.values()]
+        scalars = [value for loss in pending for value in loss.terms.values()]
         stacked = torch.stack([value.reshape(()).to(torch.float32) for value in scalars])
         values = iter(stacked.cpu().tolist())
-        for terms, weight, place in pending:
-            own = {name: next(values) for name in terms}
+        for loss in pending:
+            own = {name: next(values) for name in loss.terms}
             if not math.isfinite(own["loss"]):
-                raise TrainingError(_not_finite(own, place))
+                raise TrainingError(_not_finite(own, loss))
             for name, value in own.items():
-                self.totals[name] = self.totals.get(name, 0.0) + value * weight
-            self.weight += weight
+                self.totals[name] = self.totals.get(name, 0.0) + value * loss.images
+            self.weight += loss.images
 
     def reduced(self, accelerator: Accelerator) -> tuple[dict[str, float], int]:
         """The settled sums and the number of samples over all processes."""
@@ -70,28 +88,17 @@ class EpochRecord:
         summed = accelerator.reduce(own, reduction="sum").tolist()
         return dict(zip(self.totals, summed[:-1], strict=True)), int(summed[-1])
 
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over the samples of the epoch so far, over all processes."""
-        totals, weight = self.reduced(accelerator)
-        return {name: total / weight for name, total in totals.items()}
-
     def restore(self, totals: Mapping[str, float], weight: int) -> None:
         """Go on from saved sums."""
         self.totals, self.weight = dict(totals), weight
         self._pending = []
 
 
-#: Step, epoch, batch (each counted from 1) and the ids of the samples.
-_Place: TypeAlias = tuple[int, int, int, tuple[str, ...]]
-
-
-def _not_finite(values: Mapping[str, float], place: _Place) -> str:
-    step, epoch, batch, ids = place
+def _not_finite(values: Mapping[str, float], loss: BatchLoss) -> str:
     parts = {name: value for name, value in values.items() if name != "loss"}
     terms = f", its terms {parts}" if parts else ""
-    samples = f", samples {some(ids)}" if ids else ""
     return (
-        f"the loss is {values['loss']} in update {step} (epoch {epoch}, batch {batch}{samples})"
-        f"{terms}. Lower the learning rate, clip gradients (clip_norm=1.0), or look at those "
-        "samples; the last save before it can be resumed."
+        f"the loss is {values['loss']} in update {loss.step} ({loss.place}){terms}. Lower the "
+        "learning rate, clip gradients (clip_norm=1.0), look at those samples, or leave such "
+        "updates out (skip_nonfinite=10); the last save before it can be resumed."
     )

@@ -312,7 +312,10 @@ def _row(runs: list[EpochEvent], samples: list[int], epoch: int) -> dict[str, An
         **{name: mean(run.terms[name] for run in runs) for name in last.terms},
         "learning_rate": last.learning_rate,
         "seconds": sum(run.seconds for run in runs),
+        "data_seconds": sum(run.data_seconds for run in runs),
+        "images_per_second": sum(run.images for run in runs) / sum(run.seconds for run in runs),
         "samples_seen": last.samples_seen,
+        "skipped": sum(run.skipped for run in runs),
     }
 
 

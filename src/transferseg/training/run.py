@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from transferseg.errors import TrainingError
 from transferseg.training.atomic import recovered, replacing, write_text
+from transferseg.training.best import BestCheckpoints
+from transferseg.training.ema import EMA
 from transferseg.training.history import History, rows_to_csv
 from transferseg.training.judge import Judge
 from transferseg.training.schedules import Plateau, ScheduleLike
@@ -38,6 +40,8 @@ def running(
     resume: bool,
     seed: int,
     scheme: str | None = None,
+    ema_decay: float | None = None,
+    best_k: int | None = None,
 ) -> Iterator[Run]:
     """A run over a state that is prepared once: begun or resumed; its best weights at the end.
 
@@ -47,20 +51,36 @@ def running(
     place = None if folder is None else Path(folder)
     _check_options(model, place, judge, schedule, patience, restore_best, resume)
     stopping = EarlyStopping(patience, minimum_delta, judge.mode if judge else "max")
+    checkpoints = None if best_k is None else _checkpoints(place, judge, best_k)
     state = TrainState.prepare(
         model, optimizer=optimizer, schedule=schedule, accelerator=accelerator, seed=seed
     )
-    run = Run(state, place, judge, stopping, keep_best=restore_best, scheme=scheme)
+    if ema_decay is not None:
+        EMA(state, decay=ema_decay)
+    run = Run(
+        state, place, judge, stopping, keep_best=restore_best, scheme=scheme,
+        checkpoints=checkpoints,
+    )  # fmt: skip
     try:
         if resume and place is not None and recovered(place / "last").exists():
             run.resume(place / "last")
         yield run
+        if state.ema is not None:
+            state.ema.copy_to_model()  # those that were scored
         if restore_best:
             run.restore()
     finally:
         # The accelerator serves other trainings, and the model is called without its autocast.
         state.accelerator.unwrap_model(state.model, keep_fp32_wrapper=False)
         state.accelerator.free_memory()
+
+
+def _checkpoints(folder: Path | None, judge: Judge | None, k: int) -> BestCheckpoints:
+    if folder is None or judge is None:
+        raise TrainingError(
+            "best_k needs the folder of the run, and a score, so a validation loader."
+        )
+    return BestCheckpoints(folder / "checkpoints", k, mode=judge.mode)
 
 
 def _check_options(
@@ -111,6 +131,7 @@ class Run:
         stopping: has seen the score of every epoch.
         keep_best: whether the best weights are wanted at the end.
         scheme: how the scores are validated, where not on held-out data; it stands in every row.
+        checkpoints: the k best models, where they are wanted.
         best: the best weights, where there is no folder.
     """
 
@@ -120,6 +141,7 @@ class Run:
     stopping: EarlyStopping
     keep_best: bool
     scheme: str | None = None
+    checkpoints: BestCheckpoints | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def resume(self, save: Path) -> None:
@@ -145,6 +167,10 @@ class Run:
                     )
                 self.stopping.update(row["score"])
 
+    def scored_weights(self) -> AbstractContextManager[None]:
+        """The model with the weights that are scored and kept: averaged ones, where there are."""
+        return nullcontext() if self.state.ema is None else self.state.ema.applied()
+
     def scored(self, row: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
         """The row of an epoch with what the judge makes of an evaluation; steps a plateau."""
         if self.judge is None:
@@ -160,8 +186,11 @@ class Run:
         """Add the row of an epoch; write the state, and the weights if they are the best so far."""
         state, accelerator = self.state, self.state.accelerator
         state.history.append(row)
-        if "score" in row and self.stopping.update(row["score"]):
-            self._keep_weights()
+        with self.scored_weights():
+            if "score" in row and self.stopping.update(row["score"]):
+                self._keep_weights()
+            if self.checkpoints is not None:
+                self.checkpoints.update(state, row["score"])
         if self.folder is not None:
             state.save(self.folder / "last")
             if accelerator.is_main_process:

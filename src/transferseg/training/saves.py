@@ -19,7 +19,7 @@ STATE_FILE = "train_state.json"
 _FORMAT = 1
 _COUNTERS = (
     "step", "epoch", "batches", "samples_seen", "seconds", "epoch_seconds", "epoch_length",
-    "total_steps", "history",
+    "total_steps", "history", "epoch_data_seconds", "epoch_skipped",
 )  # fmt: skip
 _PARTS = ("conditions", "layout", "record", "scheduled", "random")
 

@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import extract_model_from_parallel, set_seed
+from accelerate.utils import extract_model_from_parallel, is_compiled_module, set_seed
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from transferseg.errors import TrainingError
 from transferseg.training import saves
+from transferseg.training.ema import EMA
 from transferseg.training.record import EpochRecord
 from transferseg.training.schedules import ScheduleLike
 
@@ -49,6 +50,9 @@ class TrainState:
         record: the losses of the epoch under way.
         epoch_seconds: spent in `fit` in the epoch under way.
         epoch_length: batches of the epoch under way, None before the first and where unknown.
+        epoch_data_seconds: of `epoch_seconds`, waited for batches.
+        epoch_skipped: updates left out in the epoch under way.
+        ema: the average of the weights, if there is one; see `EMA`.
 
     Example:
         >>> import tempfile
@@ -77,6 +81,9 @@ class TrainState:
     record: EpochRecord = field(default_factory=EpochRecord)
     epoch_seconds: float = 0.0
     epoch_length: int | None = None
+    epoch_data_seconds: float = 0.0
+    epoch_skipped: int = 0
+    ema: EMA | None = None
 
     @classmethod
     def prepare(
@@ -98,13 +105,18 @@ class TrainState:
                 function (optimizer, total_steps) -> torch scheduler stepped after every update.
             total_steps: updates that the schedule is laid out for; the first `fit` decides when
                 not given. To lengthen a saved run, give the new number here.
-            accelerator: holds no model yet; a plain `Accelerator()` when not given.
+            accelerator: holds no model yet; a plain `Accelerator()` when not given. It decides on
+                precision (`mixed_precision="bf16"`, "fp16") and compiles the model
+                (`dynamo_backend="inductor"`, or `dynamo_plugin=TorchDynamoPlugin(...)` with a
+                mode): `model` is then the compiled one, and `unwrapped`, which is saved, exported
+                and evaluated, stays the model itself, with its own names.
             seed: 0 to 2**32 - 1; seeds Python, NumPy and torch here (each process differently), and
                 the order of every epoch.
 
         Raises:
-            TrainingError: an accelerator that already holds a model, an optimizer of another model
-                or one already prepared, a setting that `fit` cannot work with.
+            TrainingError: a compiled model, an accelerator that already holds a model, an
+                optimizer of another model or one already prepared, a setting that `fit` cannot
+                work with.
 
         Example:
             >>> from functools import partial
@@ -135,7 +147,8 @@ class TrainState:
             total_steps=total_steps,
         )
         # free_memory() forgets models and optimizers of an earlier training, but not these.
-        others = [o for o in accelerator._custom_objects if not isinstance(o, _ScheduleMemory)]
+        gone = _ScheduleMemory | EMA
+        others = [o for o in accelerator._custom_objects if not isinstance(o, gone)]
         accelerator._custom_objects = [*others, _ScheduleMemory(state)]
         return state
 
@@ -223,6 +236,7 @@ class TrainState:
             "optimizer": type(optimizer).__name__,
             "parameter_groups": [len(group["params"]) for group in optimizer.param_groups],
             "schedule": _described(self.schedule),
+            "ema": None if self.ema is None else repr(self.ema),
         }
 
     def layout(self) -> dict[str, list[int]]:
@@ -283,6 +297,12 @@ def _released(model: nn.Module) -> nn.Module:
     accelerate returns a model that it has once prepared as it is, with the device and the autocast
     of that time, whatever the new accelerator says.
     """
+    if is_compiled_module(model):
+        raise TrainingError(
+            "the model is compiled, and its weights would be saved under other names; give the "
+            "model itself, and Accelerator(dynamo_backend='inductor') or "
+            "Accelerator(dynamo_plugin=TorchDynamoPlugin(...)) to compile it."
+        )
     model = extract_model_from_parallel(model, keep_fp32_wrapper=False)
     model.__dict__.pop("_is_accelerate_prepared", None)
     return model

@@ -12,7 +12,7 @@ from torch import nn
 from transferseg.errors import TrainingError, some
 from transferseg.models.freezing import Unfreezing
 from transferseg.training.evaluate import Metric, evaluate
-from transferseg.training.events import EpochEvent, StepEvent
+from transferseg.training.events import EpochEvent, StepEvent, event_row
 from transferseg.training.history import History
 from transferseg.training.judge import ScoreLike, make_judge
 from transferseg.training.loaders import length
@@ -23,6 +23,7 @@ from transferseg.training.run import Run, running
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import OptimizerLike
 from transferseg.training.targets import Loader, Loss
+from transferseg.training.trackers import RunLog
 from transferseg.types import Target
 
 
@@ -51,6 +52,10 @@ def train(
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
     auxiliary_weight: float | None = None,
+    skip_nonfinite: int = 0,
+    ema_decay: float | None = None,
+    best_k: int | None = None,
+    log_every: int | None = None,
     allow_shared_groups: bool = False,
 ) -> History:
     """Train a model for some epochs; evaluate it after each.
@@ -60,7 +65,9 @@ def train(
     last epoch, unless `restore_best`.
 
     Into `folder` go, after every epoch and each in one step: `best/` (the model, by its
-    `save_pretrained`), `last/` (the whole `TrainState`) and `history.csv`.
+    `save_pretrained`), `last/` (the whole `TrainState`) and `history.csv`; as asked `checkpoints/`
+    (the k best models, see `BestCheckpoints`) and `log.jsonl` (see `JSONLLogger`). Trackers of the
+    accelerator, if it has any, get the row of every epoch: see `log_to_trackers`.
 
     Args:
         model: with a `.spec`, and with `save_pretrained` if there is a folder.
@@ -90,6 +97,11 @@ def train(
         unfreeze: what begins to train at which epoch. When training ends before the last of its
             epochs, what is still frozen then stays frozen.
         auxiliary_weight: see `fit`; scores, the loss among them, are those of the main head alone.
+        skip_nonfinite: see `fit`.
+        ema_decay: average the weights with this decay (see `EMA`): the averaged ones are evaluated,
+            kept as the best, and given to the model at the end.
+        best_k: keep the models of so many best epochs in `folder`.
+        log_every: log the loss of every n-th update, and every epoch, to `folder` and the trackers.
         allow_shared_groups: train although a group (a patient) is in both loaders; only to see
             whether a model can overfit.
 
@@ -122,15 +134,16 @@ def train(
     with running(
         model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
-        resume=resume, seed=seed,
+        resume=resume, seed=seed, ema_decay=ema_decay, best_k=best_k,
     ) as run, closing(UpdateBar(run.state, epochs, progress)) as bar:  # fmt: skip
+        log = RunLog(run.state, run.folder, every=log_every, resume=resume)
         if not run.stopping.should_stop:
             events = fit(
                 run.state, train_loader, loss=loss, epochs=epochs, target=target,
                 clip_norm=clip_norm, channels_last=channels_last, unfreeze=unfreeze,
-                auxiliary_weight=auxiliary_weight,
+                auxiliary_weight=auxiliary_weight, skip_nonfinite=skip_nonfinite,
             )  # fmt: skip
-            _follow(run, events, validation_loader, target, bar)
+            _follow(run, events, validation_loader, target, bar, log)
     return run.history()
 
 
@@ -156,14 +169,17 @@ def _follow(
     validation_loader: Loader | None,
     target: Target,
     bar: UpdateBar,
+    log: RunLog,
 ) -> None:
     """Evaluate and keep every epoch; leave when the scores say so."""
     with closing(events):
         for event in events:
             if isinstance(event, StepEvent):
                 bar.step(event)
+                log.step(event)
                 continue
             row = _row(run, event, validation_loader, target, bar)
+            log.epoch(row)  # before the save, so that a resumed run has it once
             run.keep(row)
             bar.epoch(row)
             if run.stopping.should_stop:
@@ -173,19 +189,17 @@ def _follow(
 def _row(
     run: Run, event: EpochEvent, validation_loader: Loader | None, target: Target, bar: UpdateBar
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "epoch": event.epoch, "step": event.step, "loss": event.loss, **event.terms,
-        "learning_rate": event.learning_rate, "seconds": event.seconds,
-        "samples_seen": event.samples_seen,
-    }  # fmt: skip
+    row = event_row(event)
+    del row["event"]  # all are epochs
     if run.judge is None or validation_loader is None:
         return row
-    results = evaluate(
-        run.state.model,
-        validation_loader,
-        metrics=run.judge.metrics,
-        accelerator=run.state.accelerator,
-        target=target,
-        progress=bar.shown,
-    )
+    with run.scored_weights():
+        results = evaluate(
+            run.state.model,
+            validation_loader,
+            metrics=run.judge.metrics,
+            accelerator=run.state.accelerator,
+            target=target,
+            progress=bar.shown,
+        )
     return run.scored(row, results)
