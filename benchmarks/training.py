@@ -33,7 +33,7 @@ import segmentation_models_pytorch as smp
 import torch
 from accelerate import Accelerator
 from processes import in_a_process, memory_of, timed
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 import transferseg as ts
@@ -266,28 +266,22 @@ def throughput_rows(options: list[str]) -> Iterator[list[str]]:
 
 
 ENCODERS = ("plain", "resnet50", "mobilenetv2_035")
-#: what changes the inference -> autocast, and whether it is compiled
-MODES = {"float32": (False, False), "bf16": (True, False), "bf16 + compile": (True, True)}
+#: what is measured -> options of `measure_speed`
+MODES: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bf16": {"precision": "bf16", "channels_last": True},
+    "bf16 + compile": {"precision": "bf16", "channels_last": True, "compile": True},
+}
 
 
-def measure_inference(encoder: str, mode: str, batch: int, device: torch.device) -> float:
-    """Images per second of the Attention U-Net, one batch after another."""
-    torch.manual_seed(0)
-    model = ts.create_model("attention_unet", encoder, classes=["polyp"]).to(device).eval()
-    half, compiled = MODES[mode]
-    image = torch.rand(batch, 3, 256, 256, device=device)
-    if half:
-        model, image = (x.to(memory_format=torch.channels_last) for x in (model, image))
-    call: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
-
-    def once() -> None:
-        call(image)
-        wait(device)
-
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        for _ in range(2 * WARM_UP):
-            once()
-        return batch / statistics.median(timed(once) for _ in range(50))
+def measure_inference(encoder: str, mode: str, batch: int, arguments: argparse.Namespace) -> float:
+    """Images per second of the Attention U-Net, the median of its forward passes."""
+    model = ts.create_model("attention_unet", encoder, classes=["polyp"])
+    speed = ts.training.measure_speed(
+        model, size=256, batch_size=batch, device=arguments.device, warmup=2 * WARM_UP,
+        repeats=2 * arguments.steps, **MODES[mode],
+    )  # fmt: skip
+    return batch / statistics.median(speed.seconds)
 
 
 def inference_rows(options: list[str]) -> Iterator[list[str]]:
@@ -332,8 +326,8 @@ def main() -> None:
         parser.add_argument(name, nargs=count, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    if measured := one_figure(arguments, device):
+    measured = one_figure(arguments)
+    if measured is not None:
         print(json.dumps(measured))
         return
     names = [arguments.only] if arguments.only else list(TABLES) if gpu else ["loop"]
@@ -358,7 +352,7 @@ def main() -> None:
         arguments.table.write_text("\n\n".join([*texts, where]) + "\n", encoding="utf-8")
 
 
-def one_figure(arguments: argparse.Namespace, device: torch.device) -> object:
+def one_figure(arguments: argparse.Namespace) -> object:
     """What a process of its own was started for; None if it was not."""
     if arguments.loop:
         return measure_loop(*arguments.loop)
@@ -368,7 +362,7 @@ def one_figure(arguments: argparse.Namespace, device: torch.device) -> object:
         return measure_throughput(*arguments.throughput, arguments)
     if arguments.inference:
         encoder, mode, batch = arguments.inference
-        return measure_inference(encoder, mode, int(batch), device)
+        return measure_inference(encoder, mode, int(batch), arguments)
     return None
 
 
