@@ -153,7 +153,7 @@ def smp_unet(size: int) -> nn.Module:  # noqa: ARG001
 
 
 def smp_upernet(size: int) -> nn.Module:
-    """Of smp; timm's Swin wants the size of its images."""
+    """Of smp; timm's Swin wants the size of its images (below 224 its windows shrink)."""
     return smp.UPerNet(
         "tu-swin_tiny_patch4_window7_224", encoder_weights=None, classes=1, img_size=size
     )
