@@ -94,6 +94,8 @@ def examples(session: nox.Session) -> None:
                 "--pretrain-images", "32", "--pretrain-epochs", "12", "--epochs", "2",
                 "--peer", "--peer-size", "64", "--peer-epochs", "2",
                 env=HEADLESS)  # fmt: skip
+    session.run("python", "examples/kvasir.py", "--folder", f"{results}/kvasir", "--quick",
+                "--peer", env=HEADLESS)  # fmt: skip
     session.run("python", "examples/papers/merand2021.py", "--folder", f"{results}/merand2021",
                 "--reduced", "--size", "64", "--images", "24", "--epochs", "1", "--seeds", "0",
                 "--backbones", "resnet10t", "--architectures", "unet",

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from transferseg.errors import TrainingError
@@ -239,8 +241,7 @@ def _update(state: TrainState, plan: Plan, watch: Watch, group: list[BatchLoss])
     for loss in group:
         state.record.add(loss)
     _finish_gradient(state, plan, len(group))
-    state.optimizer.step()
-    state.optimizer.zero_grad()
+    _step(state)
     if state.accelerator.optimizer_step_was_skipped:  # float16 gradients overflowed
         watch.overflowed()
         group.clear()
@@ -251,6 +252,21 @@ def _update(state: TrainState, plan: Plan, watch: Watch, group: list[BatchLoss])
     if state.ema is not None:
         state.ema.update()
     return True
+
+
+def _step(state: TrainState) -> None:
+    """One step of the optimizer, and no gradients after it.
+
+    accelerate's wrapper looks for a package twice and reads a signature at every update, which is
+    most of what a loop costs; where it does nothing but pass on, it is passed by.
+    """
+    optimizer: Any = state.optimizer
+    accelerator = state.accelerator
+    passes_on = type(optimizer) is AcceleratedOptimizer and accelerator.scaler is None
+    if passes_on and accelerator.distributed_type != DistributedType.XLA:
+        optimizer = optimizer.optimizer
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _finish_gradient(state: TrainState, plan: Plan, batches: int) -> None:
