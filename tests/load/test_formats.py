@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -147,6 +148,7 @@ def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path, monke
         (["inspct", path], 2, "usage: python -m transferseg"),
     ):
         monkeypatch.setattr("sys.argv", ["transferseg", *arguments])
+        monkeypatch.delitem(sys.modules, "transferseg.__main__", raising=False)  # another test's
         with pytest.raises(SystemExit) as ended:
             runpy.run_module("transferseg", run_name="__main__")
         printed = capsys.readouterr()

@@ -231,8 +231,8 @@ def main(folder: Path) -> None:
 
 
 def loop_kills() -> list[tuple[str, int, str]]:
-    """Every change of files of a save, every file half written, and some updates."""
-    changes = [("change", count, ".last.") for count in range(1, 20)]
+    """Every second change of files of a save, every file half written, and some updates."""
+    changes = [("change", count, ".last.") for count in range(1, 20, 2)]
     files = [("file", count, ".last.") for count in range(1, 5)]
     return [("update", 3, ""), *changes, *files, ("update", 1, ""), ("update", 2, "")]
 
