@@ -48,7 +48,8 @@ def of_smp(mode: str, *, logits: bool = False) -> Side:
 
     def count(given: Tensor, target: Tensor) -> Tensor:
         if mode == "multilabel":
-            found = smp.metrics.get_stats(given, target, mode=mode, threshold=0.0)
+            # 0 would be none at all; no logit lies between
+            found = smp.metrics.get_stats(given, target, mode=mode, threshold=1e-6)
         else:
             hard = given.argmax(1) if logits else given
             found = smp.metrics.get_stats(hard, target, mode=mode, num_classes=CLASSES)
