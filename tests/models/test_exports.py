@@ -16,10 +16,7 @@ CASES = [
     ("unet", "plain", True),
     ("deeplabv3", "vgg", True),
     ("attention_unet", "plain", False),
-    ("deeplabv3plus", "plain", False),
-    ("fcn", "vgg", False),
     ("psp", "vgg", False),
-    ("upernet", "resnet", False),
 ]
 
 
