@@ -28,6 +28,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
+from kvasir_page import PAGE, PEER
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -303,63 +304,6 @@ def draw(runs: dict[str, Run]) -> Figure:
     for ax, x in zip(figure.subplots(1, 2, sharey=True), across, strict=True):
         ts.plots.curves(rows, "pooled Dice", x=x, ax=ax)
     return figure
-
-
-PAGE = """# Polyps: Kvasir-SEG
-
-What ImageNet weights give on a small budget: U-Net and Attention U-Net over MobileNetV2 0.35, with
-the weights and without, each trained once.
-
-```bash
-python examples/kvasir.py --data FOLDER{flags}
-```
-
-`FOLDER/kvasir_seg` holds `train/` and `validation/`, each with `images/` and `masks/`, of
-[Kvasir-SEG](https://datasets.simula.no/kvasir-seg/); `FOLDER/../weights` (or `--weights FILE`)
-timm's `{encoder}` with ImageNet weights. They want TensorFlow's padding, its epsilon in
-batch norm and images from -1 to 1; the script sets these, and checks before it trains that the
-encoder's feature maps are those of the original model to the last bit.
-
-## Result
-
-{train} images train, {scored} are scored, after the last epoch; nothing was chosen on
-them. Masks are compared at their own {own} px, whatever size the network saw. A score is **pooled**
-(the pixels of all images summed first) or **per image** (the mean over images).
-
-<!-- table: begin -->
-{table}
-
-Seconds of training, with a validation pass after every epoch, on {machine}.
-<!-- table: end -->
-
-{gains}
-
-Images are decoded beforehand, in {reading:.0f} s. All numbers: [kvasir.json](kvasir.json).
-
-```{{image}} kvasir.png
-:alt: pooled Dice of the scored images by epoch and by second, a line a run
-```
-
-## Settings
-
-Ours: {ours} linear
-warm-up, then a cosine to 0; BCE + Dice; reflections along both axes, rotations to 30 degrees, zoom
-from 0.8 to 1.25, shifts, brightness, contrast and hue; channels-last memory. Chosen for a budget of
-{budget} s a run by what a step costs and by trials within the training images (`--held-out` trains
-on four fifths of them and scores the rest).
-{peer}
-## What it says, and what it does not
-
-- One seed a row, {scored} images: a difference of a point or two is none.
-- Kvasir-SEG does not tell which images are of one patient, so it is not known whether training and
-  validation share patients. No picture is in both (compared by content).
-"""
-
-PEER = """
-The peer is segmentation-models-pytorch's U-Net as it comes, over the same encoder with the same
-weights, in the same loop: {stock}
-constant; smp's Dice with cross-entropy; no augmentation.
-"""
 
 
 def described(settings: Settings) -> str:
