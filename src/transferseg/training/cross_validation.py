@@ -234,10 +234,16 @@ def cross_validate(
             "resume": resume, "seed": seed, "ema_decay": ema_decay,
         },
     )  # fmt: skip
+    return _all_folds(work, folds, resume=resume)
+
+
+def _all_folds(work: FoldRuns, folds: tuple[Fold, ...], *, resume: bool) -> CrossValidation:
+    """Fold after fold from the same beginning; the state is handed back at the end."""
+    state = work.state
     beginning = Beginning(state)
     try:
-        if place is not None:
-            _check_place(place, folds, data, validation_share, state, resume)
+        if work.place is not None:
+            _check_place(work.place, folds, work.data, work.share, state, resume)
         done = []
         for number, fold in enumerate(folds, start=1):
             beginning.restore(state)

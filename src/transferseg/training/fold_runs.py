@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from transferseg.data.folds import Fold
 from transferseg.data.samples import PreparedDataset
 from transferseg.data.splits import split_by_group
-from transferseg.training.atomic import replacing
+from transferseg.training import saves
 from transferseg.training.ema import EMA
 from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import StepEvent, event_row
@@ -89,9 +89,8 @@ class FoldRuns:
         with begun as run, closing(bar):
             if not run.stopping.should_stop:
                 self._train(run, fold, bar)
-        if folder is not None and self.state.accelerator.is_main_process:
-            with replacing(folder / "model") as partial:
-                self.state.unwrapped.save_pretrained(partial)  # type: ignore[operator]
+        if folder is not None:
+            saves.save_model(self.state, folder / "model", replace=True)
         return run.history(), self._counted(fold.validation, self.metrics)
 
     def _train(self, run: Run, fold: Fold, bar: UpdateBar) -> None:
