@@ -76,8 +76,8 @@ def pixel_sums(
         label_smoothing: of the cross-entropy's target, 0 to 1.
 
     Returns:
-        The sums, in float32, or float64 for float64 logits. Autocast does not reach them: no
-        operation here is on its lists.
+        The sums, in float32, or float64 for float64 logits. Autocast lowers nothing: what is
+        on its lists here (exponentials, softmax) stands there for float32.
 
     Raises:
         SpecError: a shape, dtype or option that does not fit.
