@@ -80,11 +80,11 @@ def test_what_it_reads():
         assert convolution.shape[1] == sum(channels[index] for index in head.reads)
         return head.reads, convolution.shape[0]
 
-    assert read("resnet10t") == ((-2,), 256 // 4)
-    assert read("vgg11", "unet") == ((-2,), 512 // 4)
-    assert read("test_vit") == ((-2,), 64 // 4)  # the ViT's own maps: the third of four
-    assert read("test_vit", "unet") == ((-2,), 256 // 4)  # its pyramid, at stride 16
-    assert read("tiny_hrnet")[0] == (-4, -3, -2, -1)
+    assert read("resnet10t") == ((3,), 256 // 4)
+    assert read("vgg11", "unet") == ((4,), 512 // 4)
+    assert read("test_vit") == ((2,), 64 // 4)  # the ViT's own maps: the third of four
+    assert read("test_vit", "unet") == ((2,), 256 // 4)  # its pyramid, at stride 16
+    assert read("tiny_hrnet")[0] == (0, 1, 2, 3)
     assert read("tiny_hrnet", auxiliary={"index": 2, "channels": 5}) == ((2,), 5)
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torchvision
 
-import tests.models.tiny_timm  # noqa: F401 - registers its models
+import transferseg as ts
+from tests.models.families import FAMILIES
 from tests.models.randomise import randomise
 from transferseg.errors import SpecError
 from transferseg.models import Encoder, capabilities, encoder_capabilities, list_encoders
@@ -90,6 +91,23 @@ def test_no_parameter_is_dead(name):
     encoder = Encoder(name)
     sum(f.square().sum() for f in encoder(torch.randn(2, 3, 64, 64))).backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_encoder_that_stops_early_gives_the_same_maps_up_to_there(family):
+    encoder = randomise(Encoder(FAMILIES[family].tiny))
+    image = torch.randn(1, 3, 70, 90, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for until in (0, len(encoder.channels) - 2):
+            early = encoder(image, until=until)
+            assert len(early) > until
+            assert all(map(torch.equal, early, encoder(image)))
+
+
+def test_what_lies_below_the_last_map_read_is_not_computed():
+    model = ts.create_model("psp_smp", "test_resnet", classes=2, stride=8)
+    model.encoder.model.layer4.register_forward_hook(lambda *_: pytest.fail("layer4 ran"))
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
 
 
 def test_refusals_say_what_can_be_done():

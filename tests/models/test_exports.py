@@ -16,7 +16,7 @@ CASES = [
     ("unet", "plain", True),
     ("deeplabv3", "vgg", True),
     ("attention_unet", "plain", False),
-    ("psp", "vgg", False),
+    ("psp", "vgg", True),  # pools to a grid, whose cells follow the size
 ]
 
 

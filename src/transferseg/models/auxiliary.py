@@ -32,7 +32,7 @@ class AuxiliaryHead(nn.Module):
             see `FCNDecoder`.
 
     Attributes:
-        reads: indices of the feature maps that it reads.
+        reads: indices of the feature maps that it reads, from 0.
         decoder: the convolutions.
         head: the convolution to the classes.
 
@@ -46,7 +46,7 @@ class AuxiliaryHead(nn.Module):
     Example:
         >>> head = AuxiliaryHead(Encoder("resnet10t"), 2)
         >>> head.reads, head.decoder.out_channels, head.head.out_channels
-        ((-2,), 64, 2)
+        ((3,), 64, 2)
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class AuxiliaryHead(nn.Module):
 def _reads(encoder: Encoder, index: object) -> tuple[int, ...]:
     maps = len(encoder.channels)
     if index is None and encoder.parallel:
-        return tuple(range(-maps, 0))
+        return tuple(range(maps))
     chosen = -2 if index is None else index
     if not isinstance(chosen, int) or isinstance(chosen, bool) or not -maps <= chosen < maps:
         raise SpecError(
@@ -94,4 +94,4 @@ def _reads(encoder: Encoder, index: object) -> tuple[int, ...]:
             f"has {maps} map(s); give auxiliary={{'index': ...}} from {-maps} to {maps - 1}, or, "
             "over a plain ViT, encoder_options={'layers': [...]} with several layers."
         )
-    return (chosen,)
+    return (chosen % maps,)

@@ -210,12 +210,15 @@ def intermediates(
     image: Tensor,
     layers: Sequence[int] | None = None,
     style: str = "timm",
+    until: int | None = None,
 ) -> list[Tensor]:
-    """The feature maps; of HRNet its branches, without the stem's."""
+    """The feature maps, to the one at index `until`; of HRNet its branches, not the stem's."""
     if style == "mmseg" and layers is not None:
         return vit_maps(model, image, layers)
     if isinstance(model, HighResolutionNet):
         layers = range(1, model.num_branches + 1)
-    chosen = {} if layers is None else {"indices": list(layers)}
+    chosen: dict[str, Any] = {} if layers is None else {"indices": list(layers)}
+    if layers is None and until is not None and not isinstance(model, PlainEncoder):
+        chosen = {"indices": list(range(until + 1)), "stop_early": True}
     features: list[Tensor] = model.forward_intermediates(image, intermediates_only=True, **chosen)
     return features

@@ -158,14 +158,21 @@ class Encoder(nn.Module):
         self.pyramid = build(plain.width, chosen.channels, maps=maps, patch=plain.patch)
         self.channels, self.strides = (chosen.channels,) * len(STRIDES), STRIDES
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, in_channels, H, W) -> feature maps (B, channels[i], ~H/strides[i], ~W/strides[i])."""
+    def forward(self, image: Tensor, *, until: int | None = None) -> list[Tensor]:
+        """(B, in_channels, H, W) -> feature maps (B, channels[i], ~H/strides[i], ~W/strides[i]).
+
+        Args:
+            image: the images.
+            until: index of the last map that is wanted, from 0; None for all. Where the encoder
+                can stop there, it computes and gives no deeper one.
+        """
         height, width = image.shape[-2:]
         if height % self.multiple or width % self.multiple:
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         features = vgg_maps(self.model, image)
         if features is None:
-            features = intermediates(self.model, image, self.layers, self.style)
+            wanted = until if self.norms is None and not self.parallel else None
+            features = intermediates(self.model, image, self.layers, self.style, until=wanted)
         if self.norms is not None:
             features = [norm(map_) for norm, map_ in zip(self.norms, features, strict=True)]
         if self.pyramid is not None:
@@ -173,7 +180,7 @@ class Encoder(nn.Module):
         if self.multiple > 1 and self.style == "timm":
             features = [
                 feature[..., : -(-height // stride), : -(-width // stride)]
-                for feature, stride in zip(features, self.strides, strict=True)
+                for feature, stride in zip(features, self.strides, strict=until is None)
             ]
         return features
 

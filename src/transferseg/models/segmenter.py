@@ -61,12 +61,13 @@ class Segmenter(SpecModel):
         read = self.decoder.reads or tuple(range(len(self.encoder.channels)))
         also = () if self.auxiliary_head is None else self.auxiliary_head.reads
         self.encoder.freeze_unread((*read, *also))
-        self._rest_below(max(index % len(self.encoder.channels) for index in (*read, *also)))
+        deepest = max(index % len(self.encoder.channels) for index in (*read, *also))
+        self.until = None if deepest == len(self.encoder.channels) - 1 else deepest
+        if self.until is not None:
+            self._rest_below(self.until)
 
     def _rest_below(self, deepest: int) -> None:
         """Stop the gradient of what serves only maps deeper than any that is read."""
-        if deepest == len(self.encoder.channels) - 1:
-            return
         for name in (name for stage in encoder_stages(self)[deepest + 1 :] for name in stage):
             self.get_parameter(name).requires_grad_(False)
             vars(self.get_submodule(name.rpartition(".")[0]))[UNREAD] = True
@@ -92,7 +93,7 @@ class Segmenter(SpecModel):
             SpecError: `auxiliary` of a model without an auxiliary head.
         """
         size = (image.shape[-2], image.shape[-1])
-        features = self.encoder(image)
+        features = self.encoder(image, until=self.until)
         logits = self._resized(self.head(self.decoder(features, size)), size)
         if not auxiliary:
             return logits

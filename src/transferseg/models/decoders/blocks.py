@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from transferseg.errors import SpecError
 from transferseg.models.values import are_whole, is_share, is_whole
@@ -69,6 +70,48 @@ class SeparableConvNormAct(nn.Sequential):
         self.pointwise = ConvNormAct(in_channels, channels)
 
 
+class GridPool(nn.AdaptiveAvgPool2d):
+    """`torch.nn.AdaptiveAvgPool2d` to a square grid, which a map of any size can be exported with.
+
+    While a program of a free size is traced, torch's own pooling becomes an index of pixels that
+    ONNX reads beyond the map. There it is two products with the shares of every row and column.
+
+    Example:
+        >>> torch.equal(GridPool(3)(torch.ones(1, 2, 7, 5)), torch.ones(1, 2, 3, 3))
+        True
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, side, side)."""
+        sizes: Sequence[object] = x.shape[-2:]
+        if all(isinstance(size, int) for size in sizes):  # no symbol of a tracer's
+            return super().forward(x)
+        rows, columns = (_shares(size, self.side, x) for size in x.shape[-2:])
+        return rows @ x @ columns.T
+
+
+def _shares(size: int, side: int, like: Tensor) -> Tensor:
+    """(side, size): how much of every position is in every cell of the grid, the cells' sum 1."""
+    cell = torch.arange(side, device=like.device)[:, None]
+    start, end = cell * size // side, -((cell + 1) * size // -side)
+    position = torch.arange(size, device=like.device)
+    inside = (position >= start) & (position < end)
+    return inside.to(like.dtype) / (end - start).to(like.dtype)
+
+
+def with_grid_pools(module: nn.Module) -> nn.Module:
+    """The module, its adaptive average pools to a square replaced by `GridPool`, in place."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.AdaptiveAvgPool2d:
+                setattr(parent, name, GridPool(int(_pair(child.output_size)[0])))
+    return module
+
+
 class PyramidPooling(nn.Module):
     """The map beside its averages over grids, each through a 1x1, then a 3x3 over all of them.
 
@@ -86,8 +129,7 @@ class PyramidPooling(nn.Module):
     ) -> None:
         super().__init__()
         self.pools = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(side), ConvNormAct(in_channels, channels))
-            for side in pools
+            nn.Sequential(GridPool(side), ConvNormAct(in_channels, channels)) for side in pools
         )
         self.bottleneck = ConvNormAct(in_channels + len(pools) * channels, channels, 3)
         self.align_corners = align_corners

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from transferseg.errors import SpecError
 from transferseg.models.decoders.base import Decoder
-from transferseg.models.decoders.blocks import check_common
+from transferseg.models.decoders.blocks import check_common, with_grid_pools
 
 
 class SmpPSPDecoder(Decoder):
@@ -27,7 +27,7 @@ class SmpPSPDecoder(Decoder):
         encoder_strides: their strides.
         channels: of the output.
         stride: of the map that is read, as the encoder has it without dilation; None for the
-            deepest. What the encoder has below it is computed, but does not train.
+            deepest. What the encoder has below it is neither computed nor trained.
         dropout: of whole channels, before the head, 0 to below 1.
 
     Raises:
@@ -62,8 +62,8 @@ class SmpPSPDecoder(Decoder):
         read = encoder_channels[index]
         if read % 4:
             raise SpecError(f"psp_smp reads a multiple of 4 channels; the map has {read}.")
-        self.reads = (index - len(strides),)
-        self.psp = PSPModule(read)
+        self.reads = (index,)
+        self.psp = with_grid_pools(PSPModule(read))
         self.conv = Conv2dReLU(2 * read, channels, kernel_size=1)
         self.dropout = nn.Dropout2d(dropout)
         self.out_channels = channels

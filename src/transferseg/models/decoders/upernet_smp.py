@@ -11,7 +11,7 @@ from torch import Tensor
 
 from transferseg.errors import SpecError
 from transferseg.models.decoders.base import Decoder
-from transferseg.models.decoders.blocks import check_common
+from transferseg.models.decoders.blocks import check_common, with_grid_pools
 from transferseg.models.decoders.upernet import LEVELS
 
 
@@ -54,7 +54,8 @@ class SmpUPerNetDecoder(Decoder):
         check_common("upernet_smp", channels=channels, dropout=0, maps=LEVELS, available=LEVELS)
         self.reads = tuple(range(-LEVELS, 0))
         # smp counts the image and a map at stride 2 first, and reads neither.
-        self.body = SmpDecoder([0, 0, *encoder_channels[-LEVELS:]], LEVELS + 1, channels)
+        body = SmpDecoder([0, 0, *encoder_channels[-LEVELS:]], LEVELS + 1, channels)
+        self.body = with_grid_pools(body)
         self.out_channels = channels
         initialize_decoder(self)
 
