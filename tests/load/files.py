@@ -23,7 +23,9 @@ def saved(module, path, wrap=lambda state: state):
 
 def assert_equal_logits(theirs, path, picture, read=lambda output: output, **asked):
     """The file gives a model that computes the same; gives it and the report."""
+    state = torch.get_rng_state()
     model, report = load_checkpoint(path, **asked)
+    assert torch.equal(torch.get_rng_state(), state)  # no initial weights were drawn
     with torch.no_grad():
         assert relative(model(picture), read(theirs(picture))) < 1e-5
     lacking = [key for key in report.plan.left if not key.endswith("num_batches_tracked")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from transferseg.errors import CheckpointError, TransferError, TransfersegError, some
 from transferseg.load.formats import ENCODER_ONLY
@@ -116,7 +117,25 @@ def _build_what_fits(
     except Exception as error:  # an option of a type that no builder expects
         raise CheckpointError(f"{info.path}: no model can be built of {spec}: {error}") from error
     _plan(shapes, tensors, naming, info)
-    return build(spec)
+    with _WithoutRandomValues():  # type: ignore[no-untyped-call] # all that is random is about to be overwritten
+        return build(spec)
+
+
+class _WithoutRandomValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leaves out the drawing of initial weights, which takes longer than reading a file."""
+
+    drawing = frozenset(
+        (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)  # all of torch.nn.init
+    )
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        return args[0] if func in self.drawing else func(*args, **(kwargs or {}))
 
 
 def build(spec: ModelSpec) -> SpecModel:
