@@ -88,6 +88,15 @@ def khadka(**options):
     return khadka2020_augmentation(**{**off, **options}).for_classes(("polyp",), mode="binary")
 
 
+@pytest.mark.parametrize("part", ["rotation", "elastic"])
+def test_what_a_warp_uncovers_is_ignored_in_every_class(part):
+    mask = np.zeros((64, 64, 6), np.uint8)
+    warped = khadka(**{part: 1.0})(np.full((64, 64, 3), 200, np.uint8), mask, 3)[1]
+    uncovered = warped == 255
+    assert uncovered[..., 0].any()
+    assert (uncovered == uncovered[..., :1]).all()
+
+
 @pytest.mark.parametrize("part", ["reflect", "vertical", "rotation", "elastic"])
 def test_shapes_move_with_their_masks(part):
     augment, mask = khadka(**{part: 1.0}), blob()

@@ -190,3 +190,14 @@ def test_8_bit_colour_is_not_taken_for_16_bit(name, tmp_path):
         pixels = np.random.default_rng(width).integers(0, 255, (40, width, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
         assert np.array_equal(read_image(tmp_path / name), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("size", [(31, 23), (90, 70), (31, 90)])
+def test_resized_floats_stay_within_their_values(dtype, size):
+    for value in (1.0, 0.3):
+        image = np.full((64, 50, 3), value, dtype)
+        found = resize_image(image, size)
+        assert (found.shape, found.dtype) == ((*size, 3), dtype)
+        assert (found == dtype(value)).all()
+        normalise(found, InputSpec(3))
