@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -121,6 +123,7 @@ def test_a_strided_view_and_a_device():
         (np.full((8, 8), 2.0), {}, "0..1"),
         (np.zeros((8, 8), np.uint8), {"size": 0}, "whole number from 1"),
         ("gone.png", {}, "gone.png"),
+        (Path(), {}, r"\. is a folder; predict_folder"),
     ],
 )
 def test_images_that_cannot_be_used(image, options, match):

@@ -29,6 +29,8 @@ def raw_image(image: ImageLike) -> Array:
     from transferseg.data.images import read_image
 
     if isinstance(image, str | PathLike):
+        if Path(image).is_dir():
+            raise DataError(f"{image} is a folder; predict_folder writes the masks of its images.")
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         try:
