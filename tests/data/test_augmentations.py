@@ -141,6 +141,15 @@ def test_it_does_all_of_it_and_repeats():
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("part", "dtype", "channels"), [("shift", np.uint16, 3), ("flare", np.uint8, 1)]
+)
+def test_images_that_a_transform_cannot_take_are_told(part, dtype, channels):
+    image = np.full((32, 32, channels), 200, dtype)
+    with pytest.raises(DataError, match=rf"{dtype.__name__} \(32, 32, {channels}\): "):
+        khadka(**{part: 1.0})(image, None, 0)
+
+
 def test_grey_images_do_without_colours():
     grey = np.full((64, 64, 1), 90, np.uint8)
     augment = khadka2020_augmentation(shift=0.0, flare=0.0)

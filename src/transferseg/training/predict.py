@@ -76,7 +76,8 @@ def predict(
         image: a path, an array (H, W) or (H, W, C) of uint8, uint16 or float in 0..1, or a PIL
             image; grey or colour, it is brought to the model's channels. A list or tuple of these
             gives a list; an iterator gives an iterator, which reads and holds `2 * batch_size`
-            images at most. Whole images of one size share batches.
+            images at most, and of those that go by windows one. Whole images of one size share
+            batches.
         postprocess: changes each mask before it is returned: `largest_components`, `remove_small`,
             `fill_holes`, or anything that takes a mask and gives one of its shape.
         **options: what follows, by name.
