@@ -53,6 +53,16 @@ def test_palette_bits_integers_and_floats(save):
     assert floats.tolist() == [[0.25, 0.5]]
 
 
+def test_pillow_s_limit_is_told_with_the_way_past_it(save, monkeypatch):
+    path = save("large.png", GREY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        with pytest.raises(DataError, match=r"large\.png: .*MAX_IMAGE_PIXELS = None"):
+            read_image(path)
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        assert read_image(path).shape == GREY.shape
+
+
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif"])
 def test_truncated_files_are_named(save, truncate, name):
     path = truncate(save(name, RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)))

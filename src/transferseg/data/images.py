@@ -33,7 +33,11 @@ def _open(path: str | Path) -> Image.Image:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file does not exist.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: {error} If you trust the file, set PIL.Image.MAX_IMAGE_PIXELS = None first."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(
             f"{path}: not an image that can be read ({error}); expected PNG, JPEG, TIFF or BMP."
         ) from error
