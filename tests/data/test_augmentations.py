@@ -88,6 +88,15 @@ def khadka(**options):
     return khadka2020_augmentation(**{**off, **options}).for_classes(("polyp",), mode="binary")
 
 
+@pytest.mark.parametrize("part", ["rotation", "elastic"])
+def test_what_a_warp_uncovers_is_ignored_in_every_class(part):
+    mask = np.zeros((64, 64, 6), np.uint8)
+    warped = khadka(**{part: 1.0})(np.full((64, 64, 3), 200, np.uint8), mask, 3)[1]
+    uncovered = warped == 255
+    assert uncovered[..., 0].any()
+    assert (uncovered == uncovered[..., :1]).all()
+
+
 @pytest.mark.parametrize("part", ["reflect", "vertical", "rotation", "elastic"])
 def test_shapes_move_with_their_masks(part):
     augment, mask = khadka(**{part: 1.0}), blob()
@@ -130,6 +139,15 @@ def test_it_does_all_of_it_and_repeats():
     for seed in (0, 7):
         for one, other in zip(results[seed], again(image, blob(), seed), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("part", "dtype", "channels"), [("shift", np.uint16, 3), ("flare", np.uint8, 1)]
+)
+def test_images_that_a_transform_cannot_take_are_told(part, dtype, channels):
+    image = np.full((32, 32, channels), 200, dtype)
+    with pytest.raises(DataError, match=rf"{dtype.__name__} \(32, 32, {channels}\): "):
+        khadka(**{part: 1.0})(image, None, 0)
 
 
 def test_grey_images_do_without_colours():

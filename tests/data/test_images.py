@@ -53,6 +53,16 @@ def test_palette_bits_integers_and_floats(save):
     assert floats.tolist() == [[0.25, 0.5]]
 
 
+def test_pillow_s_limit_is_told_with_the_way_past_it(save, monkeypatch):
+    path = save("large.png", GREY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        with pytest.raises(DataError, match=r"large\.png: .*MAX_IMAGE_PIXELS = None"):
+            read_image(path)
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        assert read_image(path).shape == GREY.shape
+
+
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif"])
 def test_truncated_files_are_named(save, truncate, name):
     path = truncate(save(name, RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)))
@@ -190,3 +200,14 @@ def test_8_bit_colour_is_not_taken_for_16_bit(name, tmp_path):
         pixels = np.random.default_rng(width).integers(0, 255, (40, width, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
         assert np.array_equal(read_image(tmp_path / name), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("size", [(31, 23), (90, 70), (31, 90)])
+def test_resized_floats_stay_within_their_values(dtype, size):
+    for value in (1.0, 0.3):
+        image = np.full((64, 50, 3), value, dtype)
+        found = resize_image(image, size)
+        assert (found.shape, found.dtype) == ((*size, 3), dtype)
+        assert (found == dtype(value)).all()
+        normalise(found, InputSpec(3))

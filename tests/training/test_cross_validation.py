@@ -215,9 +215,11 @@ def test_a_recipe_gives_its_arguments():
 # --- going on -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("after", "share"), [(1, 0.3), (3, None)])
-def test_a_cut_cross_validation_goes_on_where_it_was(tmp_path, after, share, monkeypatch):
-    options = {"validation_share": share}
+@pytest.mark.parametrize(
+    ("after", "share", "every"), [(1, 0.3, None), (3, None, None), (3, None, 1)]
+)
+def test_a_cut_cross_validation_goes_on_where_it_was(tmp_path, after, share, every, monkeypatch):
+    options = {"validation_share": share, "save_every": every}
     if share is not None:
         options |= {
             "score": "accuracy", "restore_best": True, "schedule": plateau(patience=0)
@@ -240,8 +242,8 @@ def test_a_cut_cross_validation_goes_on_where_it_was(tmp_path, after, share, mon
     log = []
     data = prepared(Cohort(name="train", log=log), augment=darker)
     resumed = validate(folder=tmp_path / "b", resume=True, data=data, **options)
-    if share is None:  # epochs of eight images
-        assert len(log) == (6 - after) * 8
+    if share is None:  # epochs of eight images, updates of two
+        assert len(log) == 6 * 8 - after * (8 if every is None else 2)
     for one, other in zip(resumed.histories, straight.histories, strict=True):
         assert timeless(one) == timeless(other)
     assert resumed.scores == straight.scores
@@ -289,6 +291,7 @@ def test_another_cross_validation_is_not_gone_on_with(tmp_path):
         ({"batch_size": 0}, TrainingError, "batch_size must be 1 or more"),
         ({"validation": prepared(augment=darker)}, TrainingError, "are augmented"),
         ({"resume": True}, TrainingError, "resume needs the folder"),
+        ({"save_every": 2}, TrainingError, "save_every needs a place"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit(options, error, match):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -232,3 +234,22 @@ def test_two_images_of_one_name(images, tmp_path):
     Image.fromarray(noise((20, 31))).save(tmp_path / "images" / "grey.bmp")
     with pytest.raises(DataError, match="share the name 'grey'"):
         predict_folder(Model(), tmp_path / "images", tmp_path / "masks")
+
+
+def test_two_processes_write_one_mask_side_by_side(images, tmp_path, monkeypatch):
+    """The other one comes in between the writing of the file and its renaming."""
+    target, others = tmp_path / "masks", []
+    path_replace = type(target).replace
+
+    def late(self, other):
+        if not others:
+            others.append(1)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: 1)
+                predict_folder(Model(), images["grey"], target, overwrite=True, progress=False)
+        return path_replace(self, other)
+
+    monkeypatch.setattr(type(target), "replace", late)
+    predict_folder(Model(), images["grey"], target, progress=False)
+    np.testing.assert_array_equal(read_mask(target / "grey.png"), predict(Model(), images["grey"]))
+    assert files_below(target) == ["grey.png"]

@@ -74,6 +74,10 @@ def test_an_iterator_is_read_as_it_is_used():
     assert next(found).shape == A
     assert read == [0, 1, 2, 3]
     assert len(list(found)) == 9
+    read.clear()
+    found = predict(Model(), images(), batch_size=2, window=32)
+    assert next(found).shape == A
+    assert read == [0]  # those that go by windows are held one at a time
     with pytest.raises(TrainingError, match="no ModelSpec"):  # at once, not at the first mask
         predict(nn.Conv2d(1, 1, 1), images())
 
@@ -180,7 +184,7 @@ def test_an_image_that_the_model_refuses_leaves_the_others(tmp_path):
     images = [raw("uint8", 1, size) for size in (A, B, A, B, (33, 20), A)]
     found = predict(Picky(), iter(images), batch_size=3)
     assert next(found).shape == A
-    with pytest.raises(SpecError, match="too narrow"):
+    with pytest.raises(SpecError, match=r"image 1 \(counted from 0\): too narrow"):
         next(found)
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
@@ -188,6 +192,10 @@ def test_an_image_that_the_model_refuses_leaves_the_others(tmp_path):
         report = predict_folder(Picky(), tmp_path, tmp_path / "masks", batch_size=3, progress=False)
     assert report.failed == dict.fromkeys(("1", "3", "4"), "too narrow")
     assert report.written == ("0", "2", "5")
+    with pytest.raises(SpecError, match=r"1\.png: too narrow"):
+        predict_folder(
+            Picky(), tmp_path, tmp_path / "2", on_error="raise", batch_size=3, progress=False
+        )
 
 
 class Classifier(Model):

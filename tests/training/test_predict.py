@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -121,6 +123,7 @@ def test_a_strided_view_and_a_device():
         (np.full((8, 8), 2.0), {}, "0..1"),
         (np.zeros((8, 8), np.uint8), {"size": 0}, "whole number from 1"),
         ("gone.png", {}, "gone.png"),
+        (Path(), {}, r"\. is a folder; predict_folder"),
     ],
 )
 def test_images_that_cannot_be_used(image, options, match):
@@ -156,3 +159,31 @@ def test_bgr_models_see_what_the_prepared_data_set_shows_them():
     wanted = torch.nn.functional.interpolate(logits, (40, 40), mode="bilinear").sigmoid()
     got = predict_probabilities(model, image, size=32)
     np.testing.assert_allclose(got, wanted[0, 0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_come_in_the_dtype_of_the_weights(dtype):
+    model, image = Model(), raw("uint8", 1)
+    expected = predict_probabilities(model, image)
+    found = predict_probabilities(model.to(dtype), image, window=32)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, predict_probabilities(Model(), image, window=32), atol=0.02)
+    assert np.abs(found - expected).max() > 0  # a window sees less
+    assert next(model.parameters()).dtype is dtype
+
+
+def test_pil_images_of_32_bits_are_read_as_files_of_them_are(tmp_path):
+    deep = raw("uint16", 1)
+    image = Image.fromarray(deep.astype(np.int32))
+    assert image.mode == "I"
+    expected = predict_probabilities(Model(), deep)
+    np.testing.assert_array_equal(predict_probabilities(Model(), image), expected)
+    with pytest.raises(DataError, match=r"a PIL image: 32-bit values 0\.\.70000"):
+        predict(Model(), Image.fromarray(np.array([[0, 70000]], np.int32)))
+
+
+def test_an_array_with_an_alpha_is_told_how_to_drop_it():
+    for channels in (2, 4):
+        image = np.zeros((40, 40, channels), np.uint8)
+        with pytest.raises(DataError, match=rf"alpha: image\[\.\.\., :{channels - 1}\]"):
+            predict(Model(), image)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 from itertools import groupby
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 
 from transferseg.data import RotatingKFold
@@ -226,6 +229,46 @@ def test_best_weights_that_never_were_are_said_where_it_was_called():
     with pytest.warns(UserWarning, match="no score was a number") as caught:
         rotate(metrics=nothing, score="quality", restore_best=True)
     assert caught[0].filename == rotate.__code__.co_filename  # which calls `train_rotating`
+
+
+class Spoilt(TermsLoss):
+    """Not a number in the first batches that train."""
+
+    def __init__(self, count):
+        self.left = count
+
+    def terms(self, logits, target):
+        parts = super().terms(logits, target)
+        if torch.is_grad_enabled() and self.left:
+            self.left -= 1
+            parts["loss"] = parts["loss"] * math.nan
+        return parts
+
+
+@pytest.mark.parametrize("spoilt", [4, 12])
+@pytest.mark.filterwarnings("ignore:the loss of update")
+def test_losses_that_are_no_numbers_are_left_out_of_the_means(spoilt):
+    """Three runs of eight images, in batches of two: the first run may have none that is whole."""
+    (row,) = rotate(
+        loss=Spoilt(spoilt), skip_nonfinite=spoilt, epochs=1, schedule=None, score="accuracy"
+    ).rows
+    assert (row["skipped"], row["step"]) == (spoilt, 12 - spoilt)
+    assert math.isnan(row["loss"]) == (spoilt == 12)
+    assert math.isnan(row.get("bce", math.nan)) == (spoilt == 12)
+
+
+def test_updates_are_logged_and_the_best_models_kept(tmp_path):
+    options = {"folder": tmp_path, "best_k": 1, "log_every": 6}
+    rotate(epochs=1, schedule=None, **options)
+    _forget()
+    history = rotate(epochs=2, schedule=None, resume=True, **options)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["event"], row["epoch"], row["step"]) for row in log] == [
+        ("step", 2, 6), ("step", 3, 12), ("epoch", 1, 12),
+        ("step", 5, 18), ("step", 6, 24), ("epoch", 2, 24),
+    ]  # fmt: skip
+    kept = json.loads((tmp_path / "checkpoints" / "index.json").read_text())["checkpoints"]
+    assert [one["score"] for one in kept] == [history.best_score]
 
 
 def test_the_loss_decides_without_metrics():

@@ -136,3 +136,10 @@ def test_on_a_gpu_the_device_is_waited_for_and_its_memory_counted():
     assert speed.median > 2e-4
     assert speed.peak_memory > 2 * 4 * 64 * 512 * 512 * 4
     assert speed.device == "cuda"
+
+
+def test_weights_in_half_precision_are_measured_and_named(clocked):
+    for dtype, name in ((torch.bfloat16, "bf16"), (torch.float64, "torch.float64")):
+        model = clocked()
+        assert measure_speed(model.to(dtype), size=8, warmup=1, repeats=1).precision == name
+        assert model.seen[-1][0].dtype is dtype

@@ -111,7 +111,9 @@ def _khadka2020_transforms(
     library = albumentations_library()
     warp: dict[str, Any] = {
         "interpolation": cv2.INTER_LINEAR, "mask_interpolation": cv2.INTER_NEAREST,
-        "border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORED,
+        "border_mode": cv2.BORDER_CONSTANT, "fill": 0,
+        # A lone number would fill every fourth channel alone when ElasticTransform warps a mask.
+        "fill_mask": (IGNORED,) * 4,
     }  # fmt: skip
     transforms = {
         library.VerticalFlip: (vertical, {}),

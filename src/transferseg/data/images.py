@@ -33,7 +33,11 @@ def _open(path: str | Path) -> Image.Image:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file does not exist.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: {error} If you trust the file, set PIL.Image.MAX_IMAGE_PIXELS = None first."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(
             f"{path}: not an image that can be read ({error}); expected PNG, JPEG, TIFF or BMP."
         ) from error
@@ -159,9 +163,10 @@ def to_channels(image: Array, channels: int, order: str) -> Array:
     have = image.shape[-1]
     needs = _CHANNELS_OF_ORDER[order]
     if (needs or channels) != channels or have not in ((1, 3) if needs else (channels,)):
+        alpha = f" If the last channel is alpha: image[..., :{have - 1}]." if have in (2, 4) else ""
         raise DataError(
             f"an image of {have} channel(s) cannot be given as {channels} channel(s) in order "
-            f"{order!r}; grey (1) and RGB (3) are turned into each other, nothing else is."
+            f"{order!r}; grey (1) and RGB (3) are turned into each other, nothing else is.{alpha}"
         )
     if needs == 3 and have == 1:
         return np.repeat(image, 3, axis=-1)
@@ -237,8 +242,9 @@ def normalise(image: Array, input: InputSpec) -> Array:
     std = np.array(input.std)
     scale = (high - low) / full / std
     shift = (low - np.array(input.mean)) / std
-    values: Array = planes * scale[:, None, None].astype(np.float32)
-    values = values + shift[:, None, None].astype(np.float32)
+    # In place and in the order that is wanted: of a huge image there are not several at a time.
+    values: Array = np.multiply(planes, scale[:, None, None].astype(np.float32), order="C")
+    np.add(values, shift[:, None, None].astype(np.float32), out=values)
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
@@ -279,11 +285,11 @@ def resize_image(image: Array, size: tuple[int, int]) -> Array:
     """Resize an image: mean over the covered area where it shrinks, linear where it grows.
 
     Args:
-        image: (H, W) or (H, W, C), uint8, uint16 or float32.
+        image: (H, W) or (H, W, C), uint8, uint16 or float.
         size: height and width in pixels; the aspect ratio is not kept.
 
     Returns:
-        (h, w) or (h, w, C), the dtype of `image`.
+        (h, w) or (h, w, C), the dtype of `image`, within its smallest and largest value.
 
     Example:
         >>> resize_image(np.array([[0, 100], [100, 200]], np.uint8), (1, 1)).tolist()
@@ -293,10 +299,13 @@ def resize_image(image: Array, size: tuple[int, int]) -> Array:
 
     height, width = size
     shrunk = min(height, image.shape[0]), min(width, image.shape[1])
-    result: Any = image
+    result: Any = image.astype(np.float32) if image.dtype == np.float16 else image
     # One after the other, because OpenCV's area mode is linear as soon as one side grows.
     for (h, w), how in ((shrunk, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
         if result.shape[:2] != (h, w):
             result = cv2.resize(result, (w, h), interpolation=how)
-    resized: Array = result.reshape(height, width, *image.shape[2:])
+    if result is not image and image.dtype.kind == "f":
+        # Rounding may leave the range by a bit, and `normalise` refuses what is above 1.
+        result = np.clip(result, image.min(), image.max())
+    resized: Array = result.reshape(height, width, *image.shape[2:]).astype(image.dtype, copy=False)
     return resized

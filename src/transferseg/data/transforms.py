@@ -131,7 +131,8 @@ class Augmentation:
             resolved by `for_classes`, which `PreparedDataset` calls.
 
     Raises:
-        DataError: a probability outside 0..1; when called, transforms that change shape or dtype.
+        DataError: a probability outside 0..1; when called, transforms that change shape or dtype,
+            or that cannot take such an image.
 
     Example:
         >>> mirror = Augmentation(reflect=1.0).for_classes(("polyp",), mode="binary")
@@ -177,9 +178,9 @@ class Augmentation:
         for transform, source in zip(compose.transforms, rest, strict=True):
             transform.set_random_seed(int(source.generate_state(1)[0]))
         if mask is None:
-            return self._checked(image, compose(image=image)["image"]), None
+            return self._checked(image, _applied(compose, image=image)["image"]), None
         small, dtype = _for_opencv(mask)
-        result = compose(image=image, mask=small)
+        result = _applied(compose, image=image, mask=small)
         warped = self._checked(small, result["mask"])
         return self._checked(image, result["image"]), warped.astype(dtype, copy=False)
 
@@ -218,6 +219,17 @@ class _Nothing:
     """No transforms: saves the import of albumentations when there is only a reflection."""
 
     transforms: tuple[Any, ...] = ()
+
+
+def _applied(compose: Any, **parts: Array) -> Any:  # noqa: ANN401 - albumentations has no types
+    try:
+        return compose(**parts)
+    except Exception as error:  # albumentations' own, NumPy's and OpenCV's
+        image = parts["image"]
+        raise DataError(
+            f"the transforms cannot take an image of {image.dtype} {image.shape}: {error}; leave "
+            "out those that want others, such as colour shifts and flares, which want RGB of uint8."
+        ) from error
 
 
 def _for_opencv(mask: Array) -> tuple[Array, np.dtype[Any]]:

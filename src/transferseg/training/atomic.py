@@ -74,8 +74,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, shared: bool = False) -> None:
     """Replace a file in one step; missing folders are made.
+
+    Args:
+        path: the file.
+        content: all of it.
+        shared: other processes may write this file at the same moment, so that each prepares it
+            under a name of its own; a kill leaves that one behind. Otherwise the next time uses it.
 
     Example:
         >>> import tempfile
@@ -86,6 +92,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
+    if shared:
+        partial = partial.with_suffix(f".{os.getpid()}{partial.suffix}")
     try:
         with partial.open("wb") as file:
             file.write(content)

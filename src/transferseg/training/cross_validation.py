@@ -28,6 +28,7 @@ from transferseg.training.history import History
 from transferseg.training.judge import Judge, ScoreLike, flat_scores, make_judge
 from transferseg.training.optimizers import adamw
 from transferseg.training.run import hand_back
+from transferseg.training.saving import check_save_every
 from transferseg.training.schedules import Plateau, ScheduleLike
 from transferseg.training.state import OptimizerLike, TrainState
 from transferseg.training.targets import Loss
@@ -126,6 +127,7 @@ def cross_validate(
     schedule: ScheduleLike | None = None,
     accelerator: Accelerator | None = None,
     folder: str | PathLike[str] | None = None,
+    save_every: int | None = None,
     patience: int | None = None,
     minimum_delta: float = 0.0,
     restore_best: bool = False,
@@ -137,6 +139,7 @@ def cross_validate(
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
     auxiliary_weight: float | None = None,
+    skip_nonfinite: int = 0,
     ema_decay: float | None = None,
     workers: int = 0,
 ) -> CrossValidation:
@@ -172,6 +175,7 @@ def cross_validate(
         schedule: laid anew for each fold.
         accelerator: see `TrainState.prepare`; it is handed back without the model.
         folder: where to keep the folds; nothing is written when not given.
+        save_every: see `train`: of the fold that trains.
         patience: see `train`; needs `validation_share`.
         minimum_delta: see `EarlyStopping`.
         restore_best: score the weights of the best epoch instead of the last; likewise.
@@ -183,6 +187,7 @@ def cross_validate(
         channels_last: see `fit`.
         unfreeze: see `train`.
         auxiliary_weight: see `train`.
+        skip_nonfinite: see `fit`.
         ema_decay: see `train`.
         workers: processes that load the data.
 
@@ -209,6 +214,7 @@ def cross_validate(
         (2, 2)
     """
     check_data(data, validation_data, batch_size, epochs)
+    check_save_every(save_every, folder)
     folds = tuple(folds)
     _check_folds(folds, data)
     judge = _judge(metrics, score, mode, loss, validation_share, patience, restore_best, schedule)
@@ -222,11 +228,11 @@ def cross_validate(
     work = FoldRuns(
         state=state, data=data, validation_data=validation_data, batch_size=batch_size,
         workers=workers, epochs=epochs, share=validation_share, judge=judge, progress=progress,
-        metrics={**measured, "loss": MeanLoss(loss)}, place=place,
+        metrics={**measured, "loss": MeanLoss(loss)}, place=place, save_every=save_every,
         fit_options={
             "loss": loss, "target": target, "clip_norm": clip_norm,
             "channels_last": channels_last, "unfreeze": unfreeze,
-            "auxiliary_weight": auxiliary_weight,
+            "auxiliary_weight": auxiliary_weight, "skip_nonfinite": skip_nonfinite,
         },
         run_options={
             "optimizer": optimizer, "schedule": schedule, "accelerator": accelerator,

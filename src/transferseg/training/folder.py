@@ -145,7 +145,8 @@ def predict_folder(
                 layout.write(name, path, decided(outcome))
                 written.append(name)
             elif on_error == "raise":
-                raise outcome
+                named = str(path) in str(outcome)
+                raise outcome if named else type(outcome)(f"{path}: {outcome}") from outcome
             else:
                 failed[name] = str(outcome)
             bar.update()
@@ -198,7 +199,7 @@ class _Layout:
         for file, plane in zip(self.masks(name), planes, strict=True):
             encoded = io.BytesIO()
             Image.fromarray(plane).save(encoded, format="PNG")
-            write_bytes(file, encoded.getvalue())
+            write_bytes(file, encoded.getvalue(), shared=True)
         for file in self.overlay(name):
             self._draw(file, image, mask)
 

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import torch
+from torch import nn
 
 from transferseg.errors import DataError, TrainingError, unknown_name
 from transferseg.training.windows import Blend
@@ -159,6 +160,17 @@ def check_precision(precision: str) -> None:
     """Refuse a precision that does not exist."""
     if precision not in get_args(Precision):
         raise DataError(unknown_name("precision", str(precision), get_args(Precision)))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """What a model's weights are in, and so what goes into it; float32 for one without weights.
+
+    Example:
+        >>> dtype_of(nn.Conv2d(1, 1, 1).half())
+        torch.float16
+    """
+    weights = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(weights, torch.float32)
 
 
 @contextmanager

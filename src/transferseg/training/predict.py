@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from transferseg.errors import DataError, TrainingError, TransfersegError, describe
+from transferseg.errors import TrainingError, TransfersegError, describe
 from transferseg.spec import ModelSpec
 from transferseg.training.inference import Inference, PredictOptions
 from transferseg.training.raw import ImageLike
@@ -76,7 +76,8 @@ def predict(
         image: a path, an array (H, W) or (H, W, C) of uint8, uint16 or float in 0..1, or a PIL
             image; grey or colour, it is brought to the model's channels. A list or tuple of these
             gives a list; an iterator gives an iterator, which reads and holds `2 * batch_size`
-            images at most. Whole images of one size share batches.
+            images at most, and of those that go by windows one. Whole images of one size share
+            batches.
         postprocess: changes each mask before it is returned: `largest_components`, `remove_small`,
             `fill_holes`, or anything that takes a mask and gives one of its shape.
         **options: what follows, by name.
@@ -99,7 +100,8 @@ def predict(
         swap: pairs of classes that change places in a left-right reflection; by default those that
             differ by the word left or right alone, () for none.
         scales: factors of the size at which each image is seen, with every flip; (1.0,).
-        precision: "fp32", or "bf16" or "fp16" by autocast; logits are float32 in any case.
+        precision: "fp32", or "bf16" or "fp16" by autocast; logits are float32 in any case. A model
+            whose weights are in another dtype gets its images in that one.
         channels_last: lays model and images out channels last, which is faster on many devices; the
             model stays so.
         device: the model is moved there first; it stays where it is when not given.
@@ -190,10 +192,8 @@ def _finished(
     viewer: Viewer, images: Iterable[ImageLike], finish: Callable[[Seen], R]
 ) -> Iterator[R]:
     for number, outcome in enumerate(viewer.outcomes(images)):
-        if isinstance(outcome, DataError):
-            raise DataError(f"image {number} (counted from 0): {outcome}") from outcome
         if isinstance(outcome, TransfersegError):
-            raise outcome
+            raise type(outcome)(f"image {number} (counted from 0): {outcome}") from outcome
         yield finish(outcome)
 
 

@@ -29,6 +29,8 @@ def raw_image(image: ImageLike) -> Array:
     from transferseg.data.images import read_image
 
     if isinstance(image, str | PathLike):
+        if Path(image).is_dir():
+            raise DataError(f"{image} is a folder; predict_folder writes the masks of its images.")
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         try:
@@ -47,8 +49,12 @@ def raw_image(image: ImageLike) -> Array:
 
 def _from_pil(image: Image.Image) -> Array:
     """The pixels of a PIL image: grey or RGB, an alpha channel dropped, a palette resolved."""
+    from transferseg.data.images import as_uint16
+
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
-    if image.mode in ("L", "RGB", "I", "F"):
+    if image.mode == "I":
+        return as_uint16(np.asarray(image), "a PIL image")
+    if image.mode in ("L", "RGB", "F"):
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode in ("1", "LA") else "RGB"))

@@ -116,7 +116,11 @@ class Recipe:
         return {name: v if isinstance(v, plain) else _text(v) for name, v in values.items()}
 
     def replace(self, **changes: Any) -> Recipe:  # noqa: ANN401 - field values
-        """A copy with some fields changed."""
+        """A copy with some fields changed.
+
+        A schedule's warm-up stays as many updates as it is: with fewer steps, or with epochs, give
+        `schedule=` too, or the steps to the function that makes the recipe.
+        """
         return replace(self, **changes)
 
     @property
@@ -259,7 +263,7 @@ class Recipe:
         if self.epochs is None:
             raise TrainingError(
                 f"{self.name} counts updates, and folds count epochs; give "
-                "recipe.replace(epochs=..., steps=None)."
+                "recipe.replace(epochs=..., steps=None), and schedule= if its warm-up is long."
             )
         folds = {} if self.folds is None else {"folds": self.folds}
         own = {"batch_size": self.batch_size, "epochs": self.epochs, **folds}

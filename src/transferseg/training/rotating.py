@@ -31,6 +31,7 @@ from transferseg.training.run import Run, running
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import OptimizerLike
 from transferseg.training.targets import Loader, Loss
+from transferseg.training.trackers import RunLog
 from transferseg.types import Target
 
 
@@ -61,7 +62,10 @@ def train_rotating(
     channels_last: bool = False,
     unfreeze: Unfreezing | None = None,
     auxiliary_weight: float | None = None,
+    skip_nonfinite: int = 0,
     ema_decay: float | None = None,
+    best_k: int | None = None,
+    log_every: int | None = None,
     workers: int = 0,
 ) -> History:
     """Train one model over rotating folds: all images train, and all validate.
@@ -76,8 +80,10 @@ def train_rotating(
     of a test set. The column `validation_scheme` of every row and `History.validation_scheme` say
     so.
 
-    Files, stopping and resuming are those of `train`; a run is saved after every epoch, not between
-    its runs. In the saved state `epoch` counts runs.
+    Files, trackers, stopping and resuming are those of `train`, but for `save_every`: it is saved
+    after every epoch alone. What the runs of an epoch have counted and lost is in no state, so that
+    one that is cut is done again from its first run. In the saved state, and in the updates that
+    are logged, `epoch` counts runs.
 
     Args:
         model: see `train`.
@@ -105,11 +111,14 @@ def train_rotating(
         channels_last: see `fit`.
         unfreeze: see `train`; its epochs are those of all folds.
         auxiliary_weight: see `train`.
+        skip_nonfinite: see `fit`.
         ema_decay: see `train`; the averaged weights count the folds.
+        best_k: see `train`.
+        log_every: see `train`.
         workers: processes that load the data of a run.
 
     Returns:
-        The history: one row an epoch. `loss` and its terms are means over the samples of the runs,
+        The history: one row an epoch. `loss` and its terms are means over the images of the runs,
         `runs` is their number, `learning_rate` that of the update to come.
 
     Raises:
@@ -145,19 +154,22 @@ def train_rotating(
     options: dict[str, Any] = {
         "loss": loss, "target": target, "clip_norm": clip_norm, "channels_last": channels_last,
         "unfreeze": unfreeze, "auxiliary_weight": auxiliary_weight,
+        "skip_nonfinite": skip_nonfinite,
     }  # fmt: skip
     runs = epochs * folds.folds
     with running(
         model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
-        resume=resume, seed=seed, scheme=_scheme(folds), ema_decay=ema_decay,
+        resume=resume, seed=seed, scheme=_scheme(folds), ema_decay=ema_decay, best_k=best_k,
     ) as run, closing(UpdateBar(run.state, runs, progress, unit="run")) as bar:  # fmt: skip
+        log = RunLog(run.state, run.folder, every=log_every, resume=resume)
         rotation = _Rotation(
-            run, judge, data, validation_data, folds, batch_size, workers, options, bar
+            run, judge, data, validation_data, folds, batch_size, workers, options, bar, log
         )
         rotation.lay_out(epochs)
         while run.state.epoch < runs and not run.stopping.should_stop:
             row = rotation.epoch()
+            log.epoch(row)  # before the save, so that a resumed run has it once
             run.keep(row)
             bar.epoch(row)
     return run.history()
@@ -180,6 +192,7 @@ class _Rotation:
     workers: int
     options: Mapping[str, Any]
     bar: UpdateBar
+    log: RunLog
 
     def lay_out(self, epochs: int) -> None:
         """Tell the state how many updates there will be, as a schedule must know beforehand."""
@@ -225,15 +238,13 @@ class _Rotation:
         counts = {name: Growing(metric) for name, metric in metrics.items()}
         for metric in metrics.values():
             metric.reset()
-        runs, samples = [], []
+        runs = []
         summed: dict[str, Metric[Any]] = {}
         for fold in self.folds.epoch(self.data.groups, state.epoch // self.folds.folds):
-            before = state.samples_seen
             runs.append(self._train(fold))
-            samples.append(state.samples_seen - before)
             summed = self._count(fold, counts)
         results = {name: metric.scores() for name, metric in summed.items()}
-        return self.run.scored(_row(runs, samples, len(state.history) + 1), results)
+        return self.run.scored(_row(runs, len(state.history) + 1), results)
 
     def _count(self, fold: Fold, counts: Mapping[str, Metric[Any]]) -> dict[str, Metric[Any]]:
         state, held_out = self.run.state, self.validation_data
@@ -259,6 +270,7 @@ class _Rotation:
             for event in events:
                 if isinstance(event, StepEvent):
                     self.bar.step(event)
+                    self.log.step(event)
                 else:
                     done: EpochEvent = event
         return done
@@ -267,23 +279,26 @@ class _Rotation:
         return training_part(self.data, positions, batch_size=self.batch_size, workers=self.workers)
 
 
-def _row(runs: list[EpochEvent], samples: list[int], epoch: int) -> dict[str, Any]:
-    """The epoch's runs as one row; losses are means over their samples."""
+def _row(runs: list[EpochEvent], epoch: int) -> dict[str, Any]:
+    """The epoch's runs as one row; losses are means over the images of updates that were made."""
+    made = [run for run in runs if run.images]
+    images = sum(run.images for run in made)
 
     def mean(values: Iterable[float]) -> float:
-        return sum(v * n for v, n in zip(values, samples, strict=True)) / sum(samples)
+        weighted = (value * run.images for value, run in zip(values, made, strict=True))
+        return sum(weighted) / images if images else math.nan
 
     last = runs[-1]
     return {
         "epoch": epoch,
         "runs": len(runs),
         "step": last.step,
-        "loss": mean(run.loss for run in runs),
-        **{name: mean(run.terms[name] for run in runs) for name in last.terms},
+        "loss": mean(run.loss for run in made),
+        **{name: mean(run.terms[name] for run in made) for name in (made or runs)[0].terms},
         "learning_rate": last.learning_rate,
         "seconds": sum(run.seconds for run in runs),
         "data_seconds": sum(run.data_seconds for run in runs),
-        "images_per_second": sum(run.images for run in runs) / sum(run.seconds for run in runs),
+        "images_per_second": images / sum(run.seconds for run in runs),
         "samples_seen": last.samples_seen,
         "skipped": sum(run.skipped for run in runs),
     }

@@ -71,6 +71,19 @@ def check_steps(name: str, steps: int) -> None:
         raise TrainingError(f"{name} must be a whole number of updates from 1, got {steps!r}.")
 
 
+def check_save_every(save_every: int | None, folder: str | PathLike[str] | None) -> None:
+    """Raise unless a run can be saved every so many updates, where that is asked for.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    if save_every is None:
+        return
+    check_steps("save_every", save_every)
+    if folder is None:
+        raise TrainingError("save_every needs a place to save to: give folder=...")
+
+
 def _saved(
     events: Iterable[StepEvent | EpochEvent],
     state: TrainState,

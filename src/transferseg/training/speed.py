@@ -22,6 +22,7 @@ from transferseg.training.inference import (
     both_sides,
     check_pair,
     check_precision,
+    dtype_of,
 )
 from transferseg.training.modes import evaluation_mode
 
@@ -35,7 +36,7 @@ class Speed:
         size: height and width of the images.
         batch_size: images a pass.
         channels: of an image.
-        precision: "fp32", "bf16" or "fp16" (autocast).
+        precision: "fp32", "bf16" or "fp16": by autocast, or what the model's weights are in.
         compiled: whether by `torch.compile`.
         channels_last: whether model and images lay channels last.
         warmup: passes before the measured ones.
@@ -52,7 +53,7 @@ class Speed:
     size: tuple[int, int]
     batch_size: int
     channels: int
-    precision: Precision
+    precision: str
     compiled: bool
     channels_last: bool
     warmup: int
@@ -124,7 +125,8 @@ def measure_speed(
         batch_size: images a pass; 1 is what a video stream gives.
         channels: of an image; those of the model's spec by default.
         device: the model is moved there first and stays; it stays where it is when not given.
-        precision: "fp32", or "bf16" or "fp16" by autocast.
+        precision: "fp32", or "bf16" or "fp16" by autocast; "fp32" leaves a model whose weights are
+            in another dtype in that one.
         compile: whether `torch.compile` is applied, or its options: {"mode": "max-autotune"}. It
             compiles in the first pass of the warm-up, so that takes one or more.
         channels_last: lays model and images out channels last; the model stays so.
@@ -155,7 +157,8 @@ def measure_speed(
         model.to(device)
     # Not from torch's own generator: measuring in the middle of training changes nothing in it.
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch_size, channels, *sides, generator=generator).to(device_of(model))
+    images = torch.randn(batch_size, channels, *sides, generator=generator)
+    images = images.to(device_of(model), dtype_of(model))
     if channels_last:
         model.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -169,7 +172,7 @@ def measure_speed(
         size=sides,
         batch_size=batch_size,
         channels=channels,
-        precision=precision,
+        precision=_computed_in(precision, images.dtype),
         compiled=compile is not False,
         channels_last=channels_last,
         warmup=warmup,
@@ -230,6 +233,12 @@ def _channels(model: nn.Module) -> int:
             "its images have; give channels=."
         )
     return spec.input.channels
+
+
+def _computed_in(precision: Precision, weights: torch.dtype) -> str:
+    """The name of what is computed in: autocast's, or else the weights'."""
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return precision if precision != "fp32" else names.get(weights, str(weights))
 
 
 def _machine(device: torch.device) -> str:

@@ -20,7 +20,7 @@ from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
 from transferseg.training.progress import UpdateBar
 from transferseg.training.run import Run, running
-from transferseg.training.saving import check_steps
+from transferseg.training.saving import check_save_every
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import OptimizerLike
 from transferseg.training.targets import Loader, Loss
@@ -134,8 +134,7 @@ def train(
     """
     if not allow_shared_groups:
         _check_leak(train_loader, validation_loader)
-    if save_every is not None:
-        _check_save_every(save_every, folder)
+    check_save_every(save_every, folder)
     judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
     if unfreeze is not None:
         unfreeze.release(model)  # before it is prepared: see `Unfreezing`
@@ -153,12 +152,6 @@ def train(
             )  # fmt: skip
             _follow(run, events, validation_loader, target, bar, log, save_every)
     return run.history()
-
-
-def _check_save_every(save_every: int, folder: str | PathLike[str] | None) -> None:
-    check_steps("save_every", save_every)
-    if folder is None:
-        raise TrainingError("save_every needs a place to save to: give folder=...")
 
 
 def _check_leak(train_loader: Any, validation_loader: Any) -> None:  # noqa: ANN401

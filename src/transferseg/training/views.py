@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from transferseg.errors import DataError, SpecError, TrainingError, TransfersegError, describe
 from transferseg.training.evaluate import device_of
-from transferseg.training.inference import FLIP_DIMS, Inference, autocast, both_sides
+from transferseg.training.inference import FLIP_DIMS, Inference, autocast, both_sides, dtype_of
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.raw import ImageLike, raw_image
 from transferseg.training.targets import spec_of
@@ -70,9 +70,8 @@ class Viewer:
 
         Images are read a few at a time, and whole ones of one size share batches.
         """
-        source = iter(images)
-        while chunk := list(islice(source, LOOK_AHEAD * self.how.batch_size)):
-            raws = [self._prepared(image) for image in chunk]
+        source = map(self._prepared, images)
+        while raws := list(self._few(source)):
             views = {place: seen for group in self._groups(raws) for place, seen in group}
             for place, raw in enumerate(raws):
                 yield (
@@ -80,6 +79,19 @@ class Viewer:
                     if isinstance(raw, TransfersegError)
                     else self._outcome(views.pop(place), (raw.shape[0], raw.shape[1]))
                 )
+
+    def _few(
+        self, source: Iterator[Array | TransfersegError]
+    ) -> Iterator[Array | TransfersegError]:
+        """Those that are held at one time: behind one that goes by windows no other is read."""
+        for raw in islice(source, LOOK_AHEAD * self.how.batch_size):
+            yield raw
+            if isinstance(raw, np.ndarray) and self._slides((raw.shape[0], raw.shape[1])):
+                return
+
+    def _slides(self, own: tuple[int, int]) -> bool:
+        """Whether an image of that size goes by windows at any scale, and so alone."""
+        return self.how.slides(self.how.seen(own, max(self.how.scales)))
 
     def _prepared(self, image: ImageLike) -> Array | TransfersegError:
         """The image with the model's channels, or why it cannot be used."""
@@ -103,8 +115,7 @@ class Viewer:
                 own = (raw.shape[0], raw.shape[1])
                 places.setdefault(both_sides(self.how.size) or own, []).append(place)
         for size, same in places.items():
-            alone = self.how.slides(self.how.seen(size, max(self.how.scales)))
-            step = 1 if alone else self.how.batch_size
+            step = 1 if self._slides(size) else self.how.batch_size
             for first in range(0, len(same), step):
                 group = same[first : first + step]
                 images = [raw for raw in (raws[i] for i in group) if isinstance(raw, np.ndarray)]
@@ -140,7 +151,8 @@ class Viewer:
         size = self.how.seen((raws[0].shape[0], raws[0].shape[1]), scale)
         # Size before normalisation: the order in which training data are prepared.
         resized = (raw if raw.shape[:2] == size else resize_image(raw, size) for raw in raws)
-        return torch.from_numpy(np.stack([normalise(raw, self.spec.input) for raw in resized]))
+        planes = [normalise(raw, self.spec.input) for raw in resized]
+        return torch.from_numpy(planes[0][None] if len(planes) == 1 else np.stack(planes))
 
     def _logits(self, pixels: Tensor) -> Tensor:
         """(B, K, h, w) float32, by windows where the image is larger than they are."""
@@ -160,7 +172,7 @@ class Viewer:
 
     def _forward(self, pixels: Tensor) -> Tensor:
         device = device_of(self.model)
-        pixels = pixels.to(device)
+        pixels = pixels.to(device, dtype_of(self.model))
         if self.how.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         with autocast(device, self.how.precision):
