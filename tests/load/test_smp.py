@@ -20,7 +20,7 @@ from transferseg.models.smp_style import FixedBorderConv2d, read_as_smp
 NONE = {"encoder_weights": None}
 NARROW = {"decoder_channels": 16, **NONE}
 SKIPS = {"decoder_channels": (32, 16, 16, 8, 8), **NONE}
-SHALLOW = {"encoder_depth": 3, "decoder_channels": (16, 8, 8), **NONE}
+SHALLOW = {"encoder_depth": 3, "decoder_channels": (32, 16, 16), **NONE}
 ATTENDED = {"decoder_attention_type": "scse", "decoder_channels": (32, 16, 16, 16, 16), **NONE}
 
 
@@ -98,14 +98,24 @@ def test_look_alikes_of_timms_are_listed_and_the_folder_settles_them(tmp_path):
     assert_equal_logits(theirs, tmp_path / "a.pth", image(), encoder=name)
 
 
-def test_what_a_shallow_decoder_leaves_unread_does_not_train(tmp_path):
-    saved(smp.PSPNet("resnet18", classes=2, **NONE), tmp_path / "a.pth")
+@pytest.mark.parametrize(
+    ("build", "unread"),
+    [
+        (lambda: smp.PSPNet("resnet18", classes=2, **NONE), ()),
+        (
+            lambda: smp.Unet("resnet18", decoder_attention_type="scse", **SHALLOW),
+            ("decoder.blocks.2.attention1",),  # no skip comes to it
+        ),
+    ],
+)
+def test_what_a_shallow_decoder_leaves_unread_does_not_train(build, unread, tmp_path):
+    saved(build(), tmp_path / "a.pth")
     model, _ = ts.load_checkpoint(tmp_path / "a.pth")
     still = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert still == {
         name
         for name, _ in model.named_parameters()
-        if name.startswith(("encoder.model.layer3", "encoder.model.layer4"))
+        if name.startswith(("encoder.model.layer3", "encoder.model.layer4", *unread))
     }
     freeze(model, "encoder")
     unfreeze(model, "encoder")
