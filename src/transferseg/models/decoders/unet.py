@@ -109,6 +109,7 @@ class UNetDecoder(Decoder):
         channels = _checked(usual if channels is None else channels, self.strides)
         self.upsampling = _upsampling(upsampling, plain)
         lowest = 1 if full_resolution_skip else 2
+        self.deepest = len(encoder_strides) - 1
         #: stride -> index of the encoder's feature map that has it
         self.feature_of = {stride: index for index, stride in enumerate(encoder_strides)}
         self.skip_strides = [s for s in self.strides if s in self.feature_of and s >= lowest]
@@ -138,7 +139,7 @@ class UNetDecoder(Decoder):
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Feature maps, shallow to deep, and the image's (H, W) -> (B, out_channels, H, W)."""
-        x: Tensor = self.center(features[len(self.feature_of) - 1])
+        x: Tensor = self.center(features[self.deepest])
         for index in range(len(self.blocks)):
             x = self.step(index, x, features, size)
         dropped: Tensor = self.dropout(self.convs(x))
