@@ -3,19 +3,25 @@ import warnings
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 
 import transferseg as ts
 from tests.load.files import assert_equal_logits, fed, image, randomise, relative, saved
 from tests.models import tiny_timm  # noqa: F401 - registers small models
 from transferseg.errors import CheckpointError, TransferError
+from transferseg.load.findings import Findings
+from transferseg.load.formats.smp_encoders import find_encoder
 from transferseg.load.inspection import examine
 from transferseg.load.listing import Listing
 from transferseg.models.freezing import freeze, unfreeze
+from transferseg.models.smp_style import FixedBorderConv2d, read_as_smp
 
 NONE = {"encoder_weights": None}
 NARROW = {"decoder_channels": 16, **NONE}
 SKIPS = {"decoder_channels": (32, 16, 16, 8, 8), **NONE}
+SHALLOW = {"encoder_depth": 3, "decoder_channels": (32, 16, 16), **NONE}
+ATTENDED = {"decoder_attention_type": "scse", "decoder_channels": (32, 16, 16, 16, 16), **NONE}
 
 
 @pytest.mark.parametrize(
@@ -23,6 +29,12 @@ SKIPS = {"decoder_channels": (32, 16, 16, 8, 8), **NONE}
     [
         ("Unet", "resnet18", SKIPS, (65, 97)),
         ("Unet", "vgg11", SKIPS, (32, 64)),
+        ("Unet", "efficientnet-b0", ATTENDED, (65, 97)),
+        ("Unet", "mobilenet_v2", SKIPS, (65, 97)),
+        ("Unet", "densenet121", SKIPS, (65, 97)),
+        ("UPerNet", "timm-efficientnet-b0", NARROW, (64, 96)),
+        ("DeepLabV3Plus", "efficientnet-b0", {"encoder_output_stride": 8, **NARROW}, (64, 96)),
+        ("Unet", "resnet18", SHALLOW, (65, 97)),
         ("Unet", "tu-convnext_atto", SKIPS, (65, 97)),
         ("Unet", "tu-tiny_swin", SKIPS, (96, 96)),
         ("PSPNet", "resnet18", {"psp_out_channels": 16, **NONE}, (72, 40)),
@@ -35,7 +47,9 @@ SKIPS = {"decoder_channels": (32, 16, 16, 8, 8), **NONE}
 )
 def test_a_bare_state_dict(architecture, encoder, options, size, tmp_path):
     build = getattr(smp, architecture)
-    theirs = saved(build(encoder, classes=2, in_channels=1, **options), tmp_path / "a.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of smp's timm-*
+        theirs = saved(build(encoder, classes=2, in_channels=1, **options), tmp_path / "a.pth")
     stride = options.get("encoder_output_stride")
     asked = {} if stride is None else {"output_stride": stride}
     model, report = assert_equal_logits(theirs, tmp_path / "a.pth", image(1, *size), **asked)
@@ -84,14 +98,24 @@ def test_look_alikes_of_timms_are_listed_and_the_folder_settles_them(tmp_path):
     assert_equal_logits(theirs, tmp_path / "a.pth", image(), encoder=name)
 
 
-def test_what_a_shallow_decoder_leaves_unread_does_not_train(tmp_path):
-    saved(smp.PSPNet("resnet18", classes=2, **NONE), tmp_path / "a.pth")
+@pytest.mark.parametrize(
+    ("build", "unread"),
+    [
+        (lambda: smp.PSPNet("resnet18", classes=2, **NONE), ()),
+        (
+            lambda: smp.Unet("resnet18", decoder_attention_type="scse", **SHALLOW),
+            ("decoder.blocks.2.attention1",),  # no skip comes to it
+        ),
+    ],
+)
+def test_what_a_shallow_decoder_leaves_unread_does_not_train(build, unread, tmp_path):
+    saved(build(), tmp_path / "a.pth")
     model, _ = ts.load_checkpoint(tmp_path / "a.pth")
     still = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert still == {
         name
         for name, _ in model.named_parameters()
-        if name.startswith(("encoder.model.layer3", "encoder.model.layer4"))
+        if name.startswith(("encoder.model.layer3", "encoder.model.layer4", *unread))
     }
     freeze(model, "encoder")
     unfreeze(model, "encoder")
@@ -114,12 +138,7 @@ def listing_of(build):
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (lambda: smp.Unet("resnet18", decoder_attention_type="scse", **NONE), "'scse'"),
         (lambda: smp.Unet("resnet18", decoder_use_norm=False, **NONE), "decoder_use_norm=another"),
-        (
-            lambda: smp.Unet("resnet18", encoder_depth=3, decoder_channels=(8, 8, 8), **NONE),
-            "Unet with encoder_depth=3",
-        ),
         (lambda: smp.PSPNet("resnet18", encoder_depth=5, **NONE), "another encoder_depth than 3"),
         (lambda: smp.UPerNet("resnet18", encoder_depth=4, **NONE), "encoder_depth below 5"),
         (lambda: smp.DeepLabV3("resnet18", encoder_depth=4, **NONE), "encoder_depth below 5"),
@@ -133,12 +152,8 @@ def listing_of(build):
             lambda: smp.Unet("tu-resnet18", encoder_depth=4, decoder_channels=(8,) * 4, **NONE),
             "smp leaves stages out",
         ),
-        (lambda: smp.Unet("efficientnet-b0", **NONE), "smp's encoder efficientnet-b*"),
-        (lambda: smp.Unet("timm-efficientnet-b0", **NONE), "smp's encoder timm-efficientnet"),
         (lambda: smp.Unet("timm-skresnet18", **NONE), "smp's encoder timm-skresnet"),
-        (lambda: smp.Unet("mobilenet_v2", **NONE), "smp's encoder mobilenet_v2"),
         (lambda: smp.Unet("mobileone_s0", **NONE), "smp's encoder mobileone"),
-        (lambda: smp.Unet("densenet121", **NONE), "smp's encoder densenet"),
         (lambda: smp.Unet("xception", **NONE), "smp's encoder xception"),
         (lambda: smp.Unet("dpn68", **NONE), "smp's encoder dpn"),
         (lambda: smp.FPN("resnet18", **NONE), "smp's FPN is not built; its encoder goes"),
@@ -158,7 +173,7 @@ def test_what_is_not_built_is_refused_by_name(build, told):
     [
         ({"decoder_interpolation": "bilinear"}, "decoder_interpolation='bilinear'"),
         ({"activation": "tanh"}, "activation='tanh'"),
-        ({"encoder_depth": 4}, "encoder_depth=4"),
+        ({"encoder_depth": 4}, "encoder_depth=4 and 5 blocks"),
         ({"decoder_use_norm": "inplace"}, "decoder_use_norm='inplace'"),
         ({"drop_path_rate": 0.1}, "drop_path_rate=0.1"),
     ],
@@ -171,11 +186,37 @@ def test_what_a_folder_asks_for_beyond_its_keys_is_refused(changes, told, tmp_pa
         ts.load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-convnext_atto"])
+@pytest.mark.parametrize("size", [1, 2, 5, 7])
+def test_every_efficientnet_by_its_names_and_with_its_borders(size):
+    """Which its shapes alone would not tell; the logits of b0 are compared above."""
+    listing = listing_of(lambda: smp.encoders.get_encoder(f"efficientnet-b{size}"))
+    shapes = {f"encoder.{key}": shape for key, shape in listing.shapes.items()}
+    name = find_encoder(Listing("a.pth", shapes, {}), Findings("a.pth")).name
+    assert name == f"tf_efficientnet_b{size}"
+    with torch.device("meta"):
+        theirs = smp.encoders.get_encoder(f"efficientnet-b{size}")
+        ours = timm.create_model(name)
+    read_as_smp(ours, name, 32)
+    halving = [m for m in theirs.modules() if list(getattr(m, "stride", "")) == [2, 2]]
+    borders = [m.border for m in ours.modules() if isinstance(m, FixedBorderConv2d)]
+    assert borders == [conv.static_padding.padding for conv in halving]
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-convnext_atto", "mobilenet_v2"])
 def test_the_encoder_of_any_goes_into_another_model(encoder, tmp_path):
     theirs = saved(smp.FPN(encoder, in_channels=1, **NONE), tmp_path / "a.pth")
-    name = encoder.removeprefix("tu-")
-    model = ts.create_model("unet", name, classes=1, in_channels=1, weights=tmp_path / "a.pth")
+    name = {"mobilenet_v2": "mobilenetv2_100"}.get(encoder, encoder.removeprefix("tu-"))
+    options = {"style": "smp"} if encoder == "mobilenet_v2" else {}
+    told = ts.inspect_checkpoint(tmp_path / "a.pth").missing
+    assert ("encoder_options={'style': 'smp'}" in told) is bool(options)
+    model = ts.create_model(
+        "unet",
+        name,
+        classes=1,
+        in_channels=1,
+        encoder_options=options,
+        weights=tmp_path / "a.pth",
+    )
     with torch.no_grad():
         ours = model.eval().encoder(image(1))
         wanted = [map_ for map_ in theirs.encoder(image(1))[1:] if map_.shape[1]]

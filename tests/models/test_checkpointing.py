@@ -16,7 +16,7 @@ from transferseg.spec import ModelSpec
 # one of every family, with what it needs to be small
 ENCODERS = ["resnet10t", "vgg11_bn", "test_vit", "tiny_dinov2", "tiny_swin", "tiny_swinv2",
             "tiny_hrnet", "test_convnext", "densenet121", "test_efficientnet", "mobilenetv2_035",
-            "mobilenetv3_small_050", "regnetx_002", "plain"]  # fmt: skip
+            "mobilenetv3_small_050", "regnetx_002", "plain", "mobilenetv2_035 smp"]  # fmt: skip
 ARCHITECTURES = {
     "unet": {"channels": [16, 16, 8, 8, 8]},
     "attention_unet": {"channels": [16, 16, 8, 8, 8]},
@@ -67,7 +67,9 @@ def assert_the_same_in_less(model, least_saved):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_over_every_encoder_family(encoder):
     channels = [8, 8, 8, 8] if encoder == "plain" else [8, 8, 8, 8, 8]
-    model = randomise(ts.create_model("unet", encoder, classes=2, channels=channels))
+    name, _, style = encoder.partition(" ")
+    options = {"encoder_options": {"style": style}} if style else {}
+    model = randomise(ts.create_model("unet", name, classes=2, channels=channels, **options))
     assert_the_same_in_less(model, 0.2)
 
 

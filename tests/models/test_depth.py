@@ -14,12 +14,14 @@ from transferseg.models.depth import encoder_stages, encoder_stem, layer_distanc
 # one of every family that builds, small
 FAMILIES = [
     "resnet10t", "vgg11_bn", "test_convnext", "mobilenetv2_035", "regnetx_002",
-    "hrnet_w18_small", "poolformer_s12",
+    "hrnet_w18_small", "poolformer_s12", "mobilenetv2_035 smp",
 ]  # fmt: skip
 
 
 def classifier(name):
-    return ts.create_classifier(name, classes=2, in_channels=1)
+    name, _, style = name.partition(" ")
+    options = {"style": style} if style else {}
+    return ts.create_classifier(name, classes=2, in_channels=1, encoder_options=options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -61,6 +61,19 @@ def test_features_in_smps_style_equal_smps(name, output_stride):
             assert relative(ours_, theirs_) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("mobilenetv2_035", {"output_stride": 16}, "give dilation='smp'"),
+        ("densenet121", {"output_stride": 16}, "smp does not build it dilated"),
+        ("resnet18", {}, "style 'smp' is one of tf_efficientnet_b0"),
+    ],
+)
+def test_what_smps_own_encoders_do_not(name, options, told):
+    with pytest.raises(SpecError, match=told):
+        Encoder(name, options={"style": "smp"}, **options)
+
+
 def test_the_averages_of_resnet_d_stay_in_timms_style_and_go_in_mmsegs():
     found = {}
     for style in ("timm", "mmseg"):

@@ -206,6 +206,12 @@ def test_wrong_options(options, message):
         ts.create_model("unet", "resnet10t", **{"classes": 2, "in_channels": 1, **options})
 
 
+@pytest.mark.parametrize("option", [{"skips": False}, {"stride": 8}])
+def test_an_autoencoder_reads_the_deepest_map_alone(option):
+    with pytest.raises(SpecError, match=f"leave {next(iter(option))}= out"):
+        ts.create_autoencoder("resnet10t", **option)
+
+
 def test_checkpoint_folders_that_do_not_fit(tmp_path):
     model = ts.create_autoencoder("resnet10t", in_channels=1, channels=[8, 8, 8, 8, 8])
     model.save_pretrained(tmp_path / "ae")

@@ -23,6 +23,7 @@ from transferseg.models.dilation import built_by_timm, mend
 from transferseg.models.openmmlab import adopt, arguments_of, check_style, vit_maps
 from transferseg.models.plain import PLAIN, PlainEncoder
 from transferseg.models.plain_vit import PlainOptions
+from transferseg.models.smp_style import read_as_smp, smp_maps
 from transferseg.models.variant import Variant
 from transferseg.models.windows import let_windows_follow
 
@@ -77,6 +78,9 @@ def build(
         options["mlp_ratio"] = 1 / 4096
     options |= arguments_of(variant.style, model_class) | variant.arguments
     model = _from_timm(variant, in_channels, pretrained, options)
+    if variant.style == "smp":
+        read_as_smp(model, variant.name, output_stride)
+        return model
     prune(model, plain)
     if output_stride != 32:
         mend(model, output_stride)
@@ -213,6 +217,8 @@ def intermediates(
     until: int | None = None,
 ) -> list[Tensor]:
     """The feature maps, to the one at index `until`; of HRNet its branches, not the stem's."""
+    if (tapped := smp_maps(model, image)) is not None:
+        return tapped
     if style == "mmseg" and layers is not None:
         return vit_maps(model, image, layers)
     if isinstance(model, HighResolutionNet):

@@ -12,6 +12,7 @@ import timm
 import torch
 from timm.layers import PatchEmbed
 from timm.models import is_model
+from timm.models.densenet import DenseNet
 from timm.models.hrnet import HighResolutionNet
 from torch import Tensor, nn
 
@@ -74,7 +75,7 @@ def encoder_capabilities(
     Args:
         name: a name of `list_encoders()`.
         arguments: of timm's builder, as the encoder option "arguments" gives them.
-        style: "timm", "mmseg" or "transformers", as the encoder option "style" gives it.
+        style: "timm", "mmseg", "transformers" or "smp", as the encoder option "style" gives it.
 
     Raises:
         SpecError: timm has no such model or argument, or it gives no pyramid of feature maps for
@@ -118,6 +119,8 @@ def _describe(variant: Variant) -> EncoderCapabilities:
         raise SpecError(f"{name!r} names weights too: give encoder={base!r}, weights={tag!r}.")
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         try:
+            if variant.style == "smp":
+                return _explore_tapped(variant)
             explore = _explore_shapes if issubclass(whole(variant)[0], FOLLOWING) else _explore
             return explore(variant)
         except SpecError:
@@ -187,6 +190,22 @@ def _explore_shapes(variant: Variant) -> EncoderCapabilities:
         multiple,
         pruned_keys(variant, model),
         plain,
+    )
+
+
+def _explore_tapped(variant: Variant) -> EncoderCapabilities:
+    """Without values: smp dilates as it does, whether or not its features stay the same."""
+    with torch.device("meta"):
+        model = _built(variant, 32)
+        features = _features(model, torch.zeros(1, 3, 160, 192), variant.name)
+    refused = (8, 16) if isinstance(model, DenseNet) else ()
+    return EncoderCapabilities(
+        variant.name,
+        tuple(feature.shape[1] for feature in features),
+        _strides(variant.name, features, 192),
+        tuple(stride for stride in OUTPUT_STRIDES if stride not in refused),
+        tuple(dict.fromkeys(refused, "smp does not build it dilated").items()),
+        pruned=pruned_keys(variant, model),
     )
 
 

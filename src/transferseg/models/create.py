@@ -187,6 +187,8 @@ def create_autoencoder(
     check_options("unet", decoder)
     if "skips" in decoder:
         raise SpecError("an autoencoder never has skips; leave skips= out.")
+    if "stride" in decoder:
+        raise SpecError("an autoencoder reads the deepest map; leave stride= out.")
     given = _input(encoder, in_channels, input_spec, weights)
     names = {1: ("L",), 3: ("R", "G", "B")}.get(in_channels)
     spec = ModelSpec(

@@ -22,7 +22,7 @@ from transferseg.models.capabilities import (
 )
 from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.dilation import DILATIONS, set_style
-from transferseg.models.freezing import UNREAD
+from transferseg.models.freezing import rest
 from transferseg.models.norm_eps import set_norm_eps
 from transferseg.models.openmmlab import out_norms
 from transferseg.models.plain import PLAIN, plain_input
@@ -68,9 +68,11 @@ class Encoder(nn.Module):
       levels; by default the last for "simple", else four spread evenly.
     - "channels", of plain ViTs: of the pyramid's maps, by default 256 for "simple" and the ViT's
       for "multilevel".
-    - "style", of ViT, Swin, ConvNeXt and HRNet: "timm" (the default), or "mmseg": what
+    - "style", of ViT, Swin, ConvNeXt, HRNet: "timm" (the default), or "mmseg": what
       MMSegmentation computes with the same weights; Swin's and ConvNeXt's maps then have norms of
-      their own. Of Swin also "transformers": what transformers' SwinModel computes.
+      their own. Of Swin also "transformers": what transformers' SwinModel computes. Of
+      EfficientNet, MobileNetV2 and DenseNet "smp": the maps of segmentation-models-pytorch's own
+      encoders with the same weights, with dilation="smp" where they are dilated.
     - "norm_eps", of every encoder: the epsilon of its layer norms where the weights want another
       than timm's, by the modules' names: `{"*": 1e-12}`.
     - "final_norm", of ViTs in the style "mmseg": whether the last map is normed; False.
@@ -136,7 +138,7 @@ class Encoder(nn.Module):
         set_norm_eps(self.model, norm_eps, name)
         self.style = variant.style
         if output_stride != 32:
-            set_style(self.model, dilation, name)
+            self._dilate(dilation, name)
         self.channels = capabilities.channels
         self.strides = tuple(min(stride, output_stride) for stride in capabilities.strides)
         self.multiple = capabilities.multiple
@@ -148,6 +150,14 @@ class Encoder(nn.Module):
         self.pyramid = None
         if plain is not None and chosen is not None:
             self._add_pyramid(plain, chosen)
+
+    def _dilate(self, style: str, name: str) -> None:
+        if self.style != "smp":
+            set_style(self.model, style, name)
+        elif style != "smp":
+            raise SpecError(
+                f"encoder {name!r} in the style 'smp' is dilated as smp does; give dilation='smp'."
+            )
 
     def _add_pyramid(self, plain: PlainViT, chosen: PlainOptions) -> None:
         maps = len(chosen.layers)
@@ -223,9 +233,7 @@ class Encoder(nn.Module):
         count = len(self.channels)
         for index in set(range(count)) - {position % count for position in read}:
             for module in self._only_for(index):
-                module.requires_grad_(False)
-                for part in module.modules():
-                    vars(part)[UNREAD] = True
+                rest(module)
 
     def _only_for(self, index: int) -> list[nn.Module]:
         if self.pyramid is not None:

@@ -201,6 +201,23 @@ class Unfreezing:
         return Unfreezing({epoch * runs: what for epoch, what in self.parts.items()})
 
 
+def rest(module: nn.Module) -> None:
+    """Let a module that nobody reads never train, whatever is unfrozen: no gradient reaches it.
+
+    Args:
+        module: whose parameters get no gradient from now on.
+
+    Example:
+        >>> unread = nn.Linear(2, 2)
+        >>> rest(unread)
+        >>> unread.weight.requires_grad
+        False
+    """
+    module.requires_grad_(False)
+    for part in module.modules():
+        vars(part)[UNREAD] = True
+
+
 def _freeze(model: nn.Module, names: Collection[str]) -> None:
     for module, own in _owners(model, names):
         parameter = module.get_parameter(own)

@@ -71,7 +71,7 @@ class WholeModel(nn.Module):
         options = dict(options or {})
         variant = Variant.of(name, options.pop("arguments", None), options.pop("style", "timm"))
         norm_eps = options.pop("norm_eps", {})
-        if options or variant.style == "mmseg":
+        if options or variant.style in ("mmseg", "smp"):
             raise SpecError(
                 "a whole timm classifier has the encoder options arguments, norm_eps and style "
                 f"(timm or transformers); got {options or variant.style}."

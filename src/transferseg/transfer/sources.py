@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from transferseg.errors import TransferError
-from transferseg.transfer import huggingface, self_supervised
+from transferseg.transfer import huggingface, self_supervised, smp_names
 from transferseg.transfer.adapters import Adapter
 from transferseg.transfer.naming import whole_name
 from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES, TELLING
@@ -180,8 +180,19 @@ SOURCES: dict[str, SourceFormat] = {
             r"^encoder\.model\.([a-z]+)_(\d+)\.": rf"{ENCODER_PREFIX}\1.\2.",
             r"^encoder\.model\.features_(\w+)\.": rf"{ENCODER_PREFIX}features.\1.",
         },
-        reasons={"classification_head.*": "a classification head on the encoder"},
+        reasons=smp_names.REASONS,
     ),
+    **{
+        f"smp {family}": SourceFormat(
+            f"smp {family}",
+            {"segmentation_head.0.": "head."},
+            leave=("*.num_batches_tracked", *BESIDE),
+            rules=names.rules,
+            reasons=smp_names.REASONS,
+            signs=(names.sign,),
+        )
+        for family, names in smp_names.FAMILIES.items()
+    },
     **{
         f"torchvision_{family}": SourceFormat(
             f"torchvision_{family}",

@@ -14,10 +14,10 @@ from transferseg.load.formats.smp_decoders import (
     of_another,
     refusal,
 )
-from transferseg.load.formats.smp_encoders import SmpEncoder, find_encoder
+from transferseg.load.formats.smp_encoders import SmpEncoder, find_encoder, scheme_of
 from transferseg.load.listing import Listing
 from transferseg.spec import ModelSpec
-from transferseg.transfer import SOURCES, SourceFormat
+from transferseg.transfer import SourceFormat
 from transferseg.types import TargetMode
 
 #: What its activation makes of the classes, where there are several -> the mode that stands for it.
@@ -31,7 +31,7 @@ MODES: Mapping[str, TargetMode] = {
 
 @dataclass(frozen=True)
 class SmpFormat(Format):
-    """Unet, DeepLabV3, DeepLabV3Plus, PSPNet and UPerNet over encoders that timm has too."""
+    """Unet, DeepLabV3, DeepLabV3Plus, PSPNet and UPerNet over encoders whose weights fit timm's."""
 
     name: str = field(default="smp", init=False)
 
@@ -62,11 +62,11 @@ class SmpFormat(Format):
             )
         return _model(listing, findings, layout, encoder, encoder.name)
 
-    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:  # noqa: ARG002
+    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
         """The encoder's names as the transfer room has them, and the decoder's become ours."""
         layout = next(one for one in DECODERS if one.architecture == spec.architecture)
-        known = SOURCES[self.name]
-        return replace(known, rename={**layout.rename, **known.rename})
+        known = scheme_of(listing)
+        return replace(known, name=self.name, rename={**layout.rename, **known.rename})
 
 
 def _model(
@@ -84,6 +84,7 @@ def _model(
         given,
         input_why=why,
         mode=_mode(listing, findings, count),
+        encoder_options=findings.fixed("encoder_options", encoder.options()),
         **fits,
     )
     return Description(layout.architecture, name, count, encoder.channels, spec)
@@ -103,6 +104,8 @@ def _mode(listing: Listing, findings: Findings, count: int) -> TargetMode | None
 def _moved(encoder: SmpEncoder) -> str:
     if encoder.name is None:
         return ""
+    options = f"encoder_options={encoder.options()}, " if encoder.styled else ""
     return (
-        f"; its encoder goes into another model: create_model(..., {encoder.name!r}, weights=path)"
+        "; its encoder goes into another model: "
+        f"create_model(..., {encoder.name!r}, {options}weights=path)"
     )

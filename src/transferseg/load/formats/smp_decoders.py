@@ -24,7 +24,7 @@ class Layout:
         key: by which it is recognised.
         options: what of the spec the listing tells.
         norm: prefix of one batch norm; empty where smp has no choice of it.
-        depth: of the encoder, by smp's default.
+        depth: of the encoder, by smp's default; None where the options see to others.
         upsampling: of the logits, by smp's default; None where it follows the stride.
         rename: prefix -> prefix, in the decoder.
     """
@@ -34,7 +34,7 @@ class Layout:
     key: str
     options: Callable[[Listing, Findings, SmpEncoder], Fields]
     norm: str = ""
-    depth: int = 5
+    depth: int | None = 5
     upsampling: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
 
@@ -42,8 +42,6 @@ class Layout:
 def refusal(listing: Listing, layout: Layout) -> str | None:
     """What of the listing or of its config is not built, as the middle of a sentence."""
     config = listing.config()
-    if any(".attention1.attention." in key for key in listing.shapes):
-        return "with decoder_attention_type='scse'"
     if norm := _other_norm(listing, layout):
         return f"with decoder_use_norm={norm}"
     if config.get("decoder_interpolation", "nearest") != "nearest":
@@ -54,7 +52,7 @@ def refusal(listing: Listing, layout: Layout) -> str | None:
     if factor is not None and layout.upsampling is not None and factor != layout.upsampling:
         return f"with upsampling={factor!r}, whose logits have not the image's size,"
     depth = config.get("encoder_depth", layout.depth)
-    if depth != layout.depth:
+    if layout.depth is not None and depth != layout.depth:
         return f"with encoder_depth={depth!r}"
     more = [k for k, v in config.items() if v is not None and not k.startswith(_SETTLED)]
     return f"with {more[0]}={config[more[0]]!r}" if more else None
@@ -99,12 +97,18 @@ def _unet(listing: Listing, findings: Findings, encoder: SmpEncoder) -> Fields:
     widths: list[int] = []
     while (key := f"decoder.blocks.{len(widths)}.conv1.0.weight") in listing.shapes:
         widths.append(listing.shapes[key][0])
-    if len(widths) != 5:
-        return f"smp's Unet with encoder_depth={len(widths)} is not built"
+    depth = listing.config().get("encoder_depth", len(widths))
+    if not 2 < len(widths) < 6 or depth != len(widths):
+        return f"smp's Unet with encoder_depth={depth!r} and {len(widths)} blocks is not built"
     center = listing.has("decoder.center.0.0.weight")
+    attended = listing.has("decoder.blocks.0.attention1.attention.sSE.0.weight")
     decoder: dict[str, Any] = {"channels": findings.fixed("channels", widths)}
+    if stride := findings.fixed("stride", None if depth == 5 else 2**depth):
+        decoder["stride"] = stride
     if findings.fixed("center", center):
         decoder["center"] = True
+    if findings.fixed("attention", "scse" if attended else None):
+        decoder["attention"] = "scse"
     if any(stride == 1 for _, stride in encoder.maps()):
         decoder["full_resolution_skip"] = findings.fixed("full_resolution_skip", False)
     if not any(stride == 2 for _, stride in encoder.maps()):
@@ -122,7 +126,7 @@ def _deeplab(key: str, stride: int, **layout: Any) -> Callable[..., Fields]:  # 
         if read != encoder.maps()[-1][0]:
             return "smp's DeepLab with encoder_depth below 5 is not built"
         style = "timm" if encoder.universal else "smp"
-        if style == "smp" and not str(encoder.name).startswith("resne"):
+        if style == "smp" and not (encoder.styled or str(encoder.name).startswith("resne")):
             return f"smp's way of dilating {encoder.name!r} is not built"
         if encoder.averages():
             return f"timm's way of dilating {encoder.name!r}, whose shortcuts average, is not built"
@@ -172,7 +176,14 @@ def _upernet(listing: Listing, findings: Findings, encoder: SmpEncoder) -> Field
 
 
 DECODERS: tuple[Layout, ...] = (
-    Layout("Unet", "unet", "decoder.blocks.0.conv1.0.weight", _unet, "decoder.blocks.0.conv1.1."),
+    Layout(
+        "Unet",
+        "unet",
+        "decoder.blocks.0.conv1.0.weight",
+        _unet,
+        "decoder.blocks.0.conv1.1.",
+        depth=None,
+    ),
     Layout(
         "PSPNet",
         "psp_smp",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.decoders.base import Decoder
 from transferseg.models.decoders.blocks import ConvNormAct
+from transferseg.models.freezing import rest
 from transferseg.models.plain import STRIDES as PLAIN_STRIDES
 from transferseg.models.values import are_whole, is_share, is_whole
 from transferseg.transfer import Adapter, ZeroSkipSlice
@@ -48,19 +49,24 @@ class UNetDecoder(Decoder):
         center: two convolutions on the deepest map first, as smp has over VGG.
         rounding: "up" or "down": of an odd side, at strides where the encoder has no map that tells
             the size; "down" in smp.
+        attention: "scse" for smp's squeeze-and-excitation of channels and positions in every block,
+            on what comes in beside a skip and on what goes out.
+        stride: of the deepest map that is read; None for the encoder's deepest. What the encoder
+            has below it does not train, and is not computed where the encoder can stop there.
         num_convs: 3x3 convolutions after the last block, of its channels; MMSegmentation's FCN head
             over its U-Net has 1. With some the head is 1x1.
         dropout: of whole channels, before the head, 0 to below 1.
 
     Raises:
-        SpecError: `channels` that do not fit, an unknown `upsampling` or `rounding`, or a value out
-            of range.
+        SpecError: `channels` that do not fit, an unknown `upsampling`, `rounding` or `attention`, a
+            stride that no map has, or a value out of range.
 
     Source: Ronneberger 2015, with padded convolutions and batch norm; layout and names of
     segmentation-models-pytorch, whose U-Net of the same weights gives the same logits (proved in
     the tests for ResNet; for VGG with `full_resolution_skip=False, center=True`). Over "plain" it
     is the U-Net for brain MRI (Buda 2019; Khadka's source), and with `upsampling="bilinear",
-    num_convs=1, dropout=0.1` MMSegmentation's U-Net with its FCN head, proved likewise.
+    num_convs=1, dropout=0.1` MMSegmentation's U-Net with its FCN head, proved likewise. Roy 2018
+    (arXiv 1803.02579) for "scse".
     """
 
     output_strides: ClassVar[tuple[int, ...]] = (32, 16)
@@ -76,6 +82,8 @@ class UNetDecoder(Decoder):
         full_resolution_skip: bool = True,
         center: bool = False,
         rounding: Rounding = "up",
+        attention: str | None = None,
+        stride: int | None = None,
         num_convs: int = 0,
         dropout: float = 0.0,
     ) -> None:
@@ -87,14 +95,21 @@ class UNetDecoder(Decoder):
             )
         if rounding not in get_args(Rounding):
             raise SpecError(unknown_name("rounding", rounding, get_args(Rounding)))
+        if attention not in (None, "scse"):
+            raise SpecError(unknown_name("attention of 'unet'", str(attention), ["scse"]))
         self.rounding = rounding
         plain = tuple(encoder_strides) == PLAIN_STRIDES
+        if stride is not None:
+            self.reads = _down_to(stride, encoder_strides)
+            encoder_channels = [encoder_channels[index] for index in self.reads]
+            encoder_strides = [encoder_strides[index] for index in self.reads]
         self.strides = [2**power for power in reversed(range(encoder_strides[-1].bit_length() - 1))]
         mirrored = list(encoder_channels[-2::-1])
         usual = mirrored if plain else USUAL_CHANNELS[-len(self.strides) :]
         channels = _checked(usual if channels is None else channels, self.strides)
         self.upsampling = _upsampling(upsampling, plain)
         lowest = 1 if full_resolution_skip else 2
+        self.deepest = len(encoder_strides) - 1
         #: stride -> index of the encoder's feature map that has it
         self.feature_of = {stride: index for index, stride in enumerate(encoder_strides)}
         self.skip_strides = [s for s in self.strides if s in self.feature_of and s >= lowest]
@@ -110,9 +125,12 @@ class UNetDecoder(Decoder):
         self.skips = skips
         self.ups = _ups(self.upsampling, self.path_channels, channels)
         self.blocks = nn.ModuleList(
-            UnetDecoderBlock(main, skip if skips else 0, out)
+            UnetDecoderBlock(main, skip if skips else 0, out, attention_type=attention)
             for main, skip, out in zip(self.in_channels, self.skip_channels, channels, strict=True)
         )
+        for block, skip in zip(self.blocks, self.skip_channels, strict=True):
+            if attention and not (skip and skips):  # smp's block asks it beside a skip alone
+                rest(block.get_submodule("attention1"))
         self.out_channels = last = channels[-1]
         self.convs = nn.Sequential(*(ConvNormAct(last, last, 3) for _ in range(num_convs)))
         self.dropout = nn.Dropout2d(dropout)
@@ -121,7 +139,7 @@ class UNetDecoder(Decoder):
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Feature maps, shallow to deep, and the image's (H, W) -> (B, out_channels, H, W)."""
-        x: Tensor = self.center(features[-1])
+        x: Tensor = self.center(features[self.deepest])
         for index in range(len(self.blocks)):
             x = self.step(index, x, features, size)
         dropped: Tensor = self.dropout(self.convs(x))
@@ -172,6 +190,16 @@ class UNetDecoder(Decoder):
             )
             if skip
         }
+
+
+def _down_to(stride: int, strides: Sequence[int]) -> tuple[int, ...]:
+    """Indices of the maps that are no smaller than at a stride."""
+    if stride not in strides or not is_whole(stride, 2):
+        raise SpecError(
+            f"unet: no map has stride {stride!r} below the image's; the encoder's have "
+            f"{list(strides)}."
+        )
+    return tuple(range(list(strides).index(stride) + 1))
 
 
 def _upsampling(asked: Upsampling | None, plain: bool) -> Upsampling:

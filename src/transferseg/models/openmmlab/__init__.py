@@ -20,6 +20,7 @@ from transferseg.errors import SpecError
 from transferseg.models.openmmlab.hrnet import fuse_bilinearly
 from transferseg.models.openmmlab.swin import SteadyWindowBlock, pad_before_shifting
 from transferseg.models.openmmlab.vit import check_vit, vit_maps
+from transferseg.models.smp_style import taps_of
 
 __all__ = ["adopt", "arguments_of", "check_style", "out_norms", "vit_maps"]
 
@@ -31,13 +32,15 @@ def check_style(style: str, name: str, model_class: type[nn.Module] | None) -> N
     """Refuse a style that the encoder has not.
 
     Args:
-        style: "timm", "mmseg" or "transformers".
+        style: "timm", "mmseg", "transformers" or "smp".
         name: of the encoder, for the message.
         model_class: timm's; None for an encoder that is not timm's.
 
     Raises:
         SpecError: a style of an encoder that computes as in timm.
     """
+    if style == "smp":
+        taps_of(name)
     if style == "transformers" and model_class is not SwinTransformer:
         raise SpecError(
             f"style 'transformers' is one of timm's SwinTransformer, which encoder {name!r} is "
