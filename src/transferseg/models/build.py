@@ -212,8 +212,8 @@ def intermediates(
     style: str = "timm",
 ) -> list[Tensor]:
     """The feature maps; of HRNet its branches, without the stem's."""
-    if style == "mmseg" and layers is not None:
-        return vit_maps(model, image, layers)
+    if style in ("mmseg", "mmpretrain") and layers is not None:
+        return vit_maps(model, image, layers, style=style)
     if isinstance(model, HighResolutionNet):
         layers = range(1, model.num_branches + 1)
     chosen = {} if layers is None else {"indices": list(layers)}
