@@ -202,7 +202,9 @@ SOURCES: dict[str, SourceFormat] = {
             unused=("classifier.*",),
             leave=("*.num_batches_tracked", *BESIDE),
             rules=rules,
+            adapters=huggingface.ADAPTERS.get(family, {}),
             reasons=huggingface.REASONS,
+            wants=huggingface.WANTS.get(family, {}),
         )
         for family, rules in huggingface.FAMILIES.items()
     },
@@ -212,8 +214,10 @@ SOURCES: dict[str, SourceFormat] = {
             {"": ENCODER_PREFIX},
             leave=("*.num_batches_tracked", *BESIDE),
             rules=naming.rules,
+            adapters=naming.adapters,
             reasons=naming.reasons,
             signs=naming.signs,
+            wants=naming.wants,
         )
         for name, naming in self_supervised.NAMINGS.items()
     },
