@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import transferseg as ts
-from tests.load.files import assert_equal_logits, image, randomise
+from tests.load.files import assert_equal_logits, image, randomise, relative
 from tests.load.openmmlab import SWIN, ResNetV1c, renamed
 from transferseg.errors import CheckpointError, TransfersegError
 from transferseg.load.findings import Findings
@@ -170,6 +170,17 @@ def test_a_vit_at_any_size(pooled, tmp_path):
     assert model.spec.encoder_options["style"] == "mmpretrain"
     model.save_pretrained(tmp_path / "ours")
     assert_equal_logits(theirs, tmp_path / "ours", image(3, 70, 33))
+    if pooled:  # its encoder alone, in their style
+        arguments = {k: v for k, v in model.spec.encoder_options["arguments"].items()
+                     if k != "global_pool"}  # fmt: skip
+        options = {"style": "mmpretrain", "arguments": arguments, "pyramid": "none", "layers": [2]}
+        ours = ts.create_classifier(model.spec.encoder, classes=2, encoder_options=options).eval()
+        ts.transfer_weights(tmp_path / "a.pth", ours)
+        with torch.no_grad():
+            x = image(3, 144, 16)
+            pool = ours.encoder(x)[-1].mean(dim=(2, 3))
+            given = theirs.head["fc"](theirs.backbone.ln2(pool))
+            assert relative(given, theirs(x)) < 1e-5
 
 
 class Swin(nn.Module):
@@ -223,7 +234,8 @@ class Swin(nn.Module):
 @pytest.mark.parametrize("last", ["norm3", "norm"])  # "norm" before version 2 of its class
 def test_a_swin_at_any_size(last, tmp_path):
     theirs = randomise(Swin(4))
-    swin_file(theirs.theirs, tmp_path / "a.pth")
+    mask = {"backbone.stages.0.blocks.1.attn.attn_mask": torch.zeros(4, 16, 16)}
+    swin_file(theirs.theirs, tmp_path / "a.pth", **mask)
     saved = torch.load(tmp_path / "a.pth")["state_dict"]
     saved = {k.replace("backbone.norm3.", f"backbone.{last}."): v for k, v in saved.items()}
     torch.save(saved, tmp_path / "a.pth")

@@ -1,12 +1,14 @@
 """Encoders from self-supervised trainings: modules shaped as their authors', saved as they do."""
 
 import copy
+import json
 import re
 
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
@@ -315,6 +317,17 @@ def test_a_fine_tuned_mae_is_a_classifier(tmp_path):
     torch.save({"model": randomise(theirs).state_dict()}, tmp_path / "a.pth")
     model, _ = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, 160, 160))
     assert model.spec.encoder_options == {"arguments": {"global_pool": "avg"}}
+    info = ts.inspect_checkpoint(tmp_path / "a.pth")
+    assert info.format == "self-supervised"
+    assert "naming = 'MAE, fine-tuned' (convention): a ViT normed after its pooling" in str(info)
+    # a config.json beside the same tensors says that they are timm's
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "test_vit", "global_pool": "avg",
+              "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, report = assert_equal_logits(theirs, tmp_path, image(3, 160, 160))
+    assert (report.source_format, model.spec.input.mean) == ("timm", (0.1, 0.2, 0.3))
+    assert not any("MAE" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("prefix", ["encoder_q.", "base_encoder."])

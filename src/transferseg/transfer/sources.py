@@ -146,7 +146,7 @@ SOURCES: dict[str, SourceFormat] = {
         },
         unused=(
             *("decode_head.*", "auxiliary_head.*", "neck.*", "head.*", "fc.*"),
-            *("backbone.ln1.*", "backbone.norm?.*", "backbone.decoder.*"),
+            *("backbone.ln?.*", "backbone.norm.*", "backbone.norm?.*", "backbone.decoder.*"),
         ),
         leave=("*.num_batches_tracked", *BESIDE),
         rules=RULES,

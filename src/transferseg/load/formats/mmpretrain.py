@@ -121,7 +121,7 @@ def _whole_naming(name: str, listing: Listing) -> SourceFormat:
         leave=("*.num_batches_tracked",),
         rules={**kind.rules, **RULES},
         adapters=REORDERED,
-        reasons={**COMPUTED, "*.attn_mask": "a table that is computed again"},
+        reasons=COMPUTED,
     )
 
 

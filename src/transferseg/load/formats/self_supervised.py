@@ -99,6 +99,8 @@ def _fine_tuned(listing: Listing, shapes: Mapping[str, Shape], findings: Finding
     encoder = _encoder(findings, found, shapes)
     if encoder is None:
         return Description("classifier", None, candidates=tuple(found))
+    why = "a ViT normed after its pooling; timm's with global_pool='avg' has these names too"
+    findings.note("naming", "MAE, fine-tuned", "convention", f"{why} and computes the same")
     count, channels = listing.shapes["head.weight"][0], listing.shapes["patch_embed.proj.weight"][1]
     spec = findings.spec(
         "classifier",
