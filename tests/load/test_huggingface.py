@@ -131,6 +131,8 @@ def test_upernet_keeps_its_auxiliary_head(folders):
     lambda: hf.ViTModel(hf.ViTConfig(**VIT, layer_norm_eps=1e-6)),
     lambda: hf.Dinov2Model(hf.Dinov2Config(**DINO)),
     lambda: hf.Dinov2Backbone(hf.Dinov2Config(**DINO, use_swiglu_ffn=True)),
+    lambda: hf.Dinov2WithRegistersModel(
+        hf.Dinov2WithRegistersConfig(**DINO, num_register_tokens=2)),
 ])  # fmt: skip
 def test_encoders_alone(make, tmp_path):
     theirs = saved(make(), tmp_path)
@@ -138,10 +140,10 @@ def test_encoders_alone(make, tmp_path):
     assert (info.format, info.architecture) == ("huggingface", "encoder")
     with pytest.raises(CheckpointError, match=r"no head.*encoder_options=\{'arguments'"):
         ts.load_checkpoint(tmp_path)
-    family = "transformers dinov2" if "dinov2" in info.encoder else "transformers vit"
+    family = f"transformers {theirs.config.model_type}"
     seen = examine(read_listing(tmp_path), {})
     options = json.loads(seen.info.missing.partition("encoder_options=")[2].replace("'", '"')
-                         .replace("True", "true"))  # fmt: skip
+                         .replace("True", "true").replace("False", "false"))  # fmt: skip
     options |= {"pyramid": "none", "layers": [0, 3]}
     ours = ts.create_model(
         "fcn", info.encoder, classes=2, output_stride=32, maps=2, weights=tmp_path,
@@ -152,7 +154,8 @@ def test_encoders_alone(make, tmp_path):
     with torch.no_grad():
         wanted = theirs(x, output_hidden_states=True).hidden_states
         for given, index in zip(ours.encoder(x), (1, 4), strict=True):
-            tokens = wanted[index][:, 1:].transpose(1, 2).reshape(given.shape)
+            patches = wanted[index][:, 1 + getattr(theirs.config, "num_register_tokens", 0) :]
+            tokens = patches.transpose(1, 2).reshape(given.shape)
             assert relative(given, tokens) < 1e-5
     report = ts.transfer_weights(tmp_path, ours)
     assert report.source_format == family
@@ -243,8 +246,8 @@ def test_models_that_are_not_built_are_named(tmp_path):
         (lambda: hf.SwinForImageClassification(
             hf.SwinConfig(**SWIN, use_absolute_embeddings=True)), "use_absolute_embeddings=True"),
         (lambda: upernet(hf.ResNetConfig(**RESNET, out_features=STAGES)), "UPerNet over"),
-        (lambda: hf.Dinov2WithRegistersModel(
-            hf.Dinov2WithRegistersConfig(**DINO, num_register_tokens=2)), "with_registers"),
+        (lambda: hf.Dinov2WithRegistersForImageClassification(
+            hf.Dinov2WithRegistersConfig(**DINO, num_register_tokens=2)), "class token beside"),
     ):  # fmt: skip
         saved(make(), tmp_path)
         with pytest.raises(CheckpointError, match=f"huggingface.*{why}"):

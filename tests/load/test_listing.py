@@ -116,6 +116,13 @@ def test_what_stands_beside_the_weights_is_told_and_can_be_chosen(theirs, tmp_pa
     assert torch.equal(model.head.weight, average["fc.weight"])
     assert report.peeled == ("model_ema",)
     assert "beside the weights: optimizer" in str(report)
+    twins = {f"ema_{key.replace('.', '_')}": value * 2 for key, value in theirs.named_parameters()}
+    torch.save({"state_dict": {**theirs.state_dict(), **twins}}, tmp_path / "mmcv.pth")
+    info = ts.inspect_checkpoint(tmp_path / "mmcv.pth")
+    assert "ema_" in info.others
+    assert "as mmcv's EMAHook keeps them: one set is the moving average" in str(info)
+    model, _ = ts.load_checkpoint(tmp_path / "mmcv.pth", entry="ema_")
+    assert torch.equal(model.head.weight, average["fc.weight"])
 
 
 def test_what_a_folder_cannot_be(theirs, tmp_path, monkeypatch):

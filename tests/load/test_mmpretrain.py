@@ -1,14 +1,22 @@
+import itertools
 import re
+from functools import partial
 
 import pytest
 import timm
 import torch
 import torchvision
+from timm.models.swin_transformer import window_partition, window_reverse
+from torch import nn
+from torch.nn import functional
 
 import transferseg as ts
-from tests.load.files import assert_equal_logits, image, randomise
+from tests.load.files import assert_equal_logits, image, randomise, relative
 from tests.load.openmmlab import SWIN, ResNetV1c, renamed
 from transferseg.errors import CheckpointError, TransfersegError
+from transferseg.load.findings import Findings
+from transferseg.load.formats import FORMATS
+from transferseg.load.listing import Listing
 from transferseg.transfer.openmmlab import merging_as_mmseg
 
 SWIN_NARROW = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
@@ -54,19 +62,25 @@ def test_a_backbone_alone_is_an_encoder(tmp_path):
     assert torch.equal(model.encoder.model.bn1.weight, theirs.theirs.bn1.weight)
 
 
-def test_a_swin_is_refused_as_a_classifier_and_taken_as_an_encoder(tmp_path):
-    whole = randomise(timm.create_model("swin_tiny_patch4_window7_224", **SWIN_NARROW))
+def swin_file(whole, path, **more):
     names = renamed(whole.state_dict(), SWIN)
     state = {
-        names[key]: merging_as_mmseg(value) if ".downsample." in key else value
+        names[key].replace("backbone.head.", "head."): (
+            merging_as_mmseg(value) if ".downsample." in key else value
+        )
         for key, value in whole.state_dict().items()
     }
-    for key in list(state):
-        if key.startswith("backbone.head."):
-            state[key.removeprefix("backbone.")] = state.pop(key)
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"this is a Swin; its encoder goes.*weights=path"):
+    torch.save({"state_dict": {**state, **more}}, path)
+
+
+def test_a_swin_is_taken_as_an_encoder(tmp_path):
+    whole = randomise(timm.create_model("swin_tiny_patch4_window7_224", **SWIN_NARROW))
+    swin_file(whole, tmp_path / "a.pth", **{"rpn_head.weight": torch.ones(1)})
+    with pytest.raises(
+        CheckpointError, match=r"this is a Swin beside rpn_head\.weight; its encoder.*weights=path"
+    ):
         ts.load_checkpoint(tmp_path / "a.pth")
+    swin_file(whole, tmp_path / "a.pth")
     model = ts.create_model(
         "fcn", "swin_tiny_patch4_window7_224", classes=2, weights=tmp_path / "a.pth",
         encoder_options={"arguments": {k: list(v) if isinstance(v, tuple) else v
@@ -76,6 +90,208 @@ def test_a_swin_is_refused_as_a_classifier_and_taken_as_an_encoder(tmp_path):
     assert own
     for key, value in own.items():
         assert torch.equal(value, whole.state_dict()[key])
+
+
+class Attention(nn.Module):
+    """mmpretrain.models.utils.MultiheadAttention."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.qkv, self.proj, self.heads = (
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+            heads,
+        )
+
+    def forward(self, x):
+        batch, count, width = x.shape
+        qkv = self.qkv(x).reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv
+        x = ((q @ k.transpose(-2, -1)) * (width // self.heads) ** -0.5).softmax(-1) @ v
+        return self.proj(x.transpose(1, 2).reshape(batch, count, width))
+
+
+def ffn(width, inside):
+    """mmcv's FFN: layers.0.0 and layers.1."""
+    first = nn.Sequential(nn.Linear(width, inside), nn.GELU())
+    return nn.ModuleDict({"layers": nn.Sequential(first, nn.Linear(inside, width))})
+
+
+class ViT(nn.Module):
+    """mmpretrain.models.backbones.VisionTransformer with its head, from its source."""
+
+    def __init__(self, side, patch, width, depth, heads, pooled):
+        super().__init__()
+        grid, self.patch, self.side, self.pooled = side // patch, patch, side, pooled
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.backbone = nn.Module()
+        self.backbone.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.backbone.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width))
+        projection = nn.Conv2d(3, width, patch, patch)
+        self.backbone.patch_embed = nn.ModuleDict({"projection": projection})
+        self.backbone.layers = nn.ModuleList(
+            nn.ModuleDict({"ln1": norm(width), "attn": Attention(width, heads),
+                           "ln2": norm(width), "ffn": ffn(width, 3 * width)})
+            for _ in range(depth)
+        )  # fmt: skip
+        self.backbone.add_module("ln2" if pooled else "ln1", norm(width))
+        layer = nn.Linear(width, 5)
+        layers = {"fc": layer} if pooled else {"layers": nn.ModuleDict({"head": layer})}
+        self.head = nn.ModuleDict(layers)
+
+    def forward(self, x):
+        net, grid = self.backbone, self.side // self.patch
+        x = functional.pad(x, (0, -x.shape[3] % self.patch, 0, -x.shape[2] % self.patch))
+        x = net.patch_embed["projection"](x)
+        size, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)
+        place = net.pos_embed
+        if size != (grid, grid):
+            cells = place[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
+            cells = functional.interpolate(cells, size=size, align_corners=False, mode="bicubic")
+            place = torch.cat((place[:, :1], cells.flatten(2).transpose(1, 2)), dim=1)
+        x = torch.cat((net.cls_token.expand(len(x), -1, -1), x), dim=1) + place
+        for layer in net.layers:
+            x = x + layer["attn"](layer["ln1"](x))
+            x = x + layer["ffn"]["layers"](layer["ln2"](x))
+        if self.pooled:
+            return self.head["fc"](net.ln2(x[:, 1:].mean(dim=1)))
+        return self.head["layers"]["head"](net.ln1(x)[:, 0])
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_vit_at_any_size(pooled, tmp_path):
+    theirs = randomise(ViT(48, 16, 64, 3, 2, pooled))
+    config = "model = dict(backbone=dict(arch=dict(num_heads=2)))"
+    torch.save({"meta": {"config": config}, "state_dict": theirs.state_dict()}, tmp_path / "a.pth")
+    # the grid as it is, as many patches in another arrangement, other counts, not filled
+    for height, width in ((48, 48), (144, 16), (64, 96), (70, 33)):
+        model, report = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, height, width))
+    assert "num_heads = 2 (metadata)" in str(report)
+    assert model.spec.encoder_options["style"] == "mmpretrain"
+    model.save_pretrained(tmp_path / "ours")
+    assert_equal_logits(theirs, tmp_path / "ours", image(3, 70, 33))
+    if pooled:  # its encoder alone, in their style
+        arguments = {k: v for k, v in model.spec.encoder_options["arguments"].items()
+                     if k != "global_pool"}  # fmt: skip
+        options = {"style": "mmpretrain", "arguments": arguments, "pyramid": "none", "layers": [2]}
+        ours = ts.create_classifier(model.spec.encoder, classes=2, encoder_options=options).eval()
+        ts.transfer_weights(tmp_path / "a.pth", ours)
+        with torch.no_grad():
+            x = image(3, 144, 16)
+            pool = ours.encoder(x)[-1].mean(dim=(2, 3))
+            given = theirs.head["fc"](theirs.backbone.ln2(pool))
+            assert relative(given, theirs(x)) < 1e-5
+
+
+class Swin(nn.Module):
+    """ShiftWindowMSA's way around timm's windows, and Unfold's order, from mmpretrain's source."""
+
+    def __init__(self, window):
+        super().__init__()
+        sizes = {**SWIN_NARROW, "window_size": window, "always_partition": True}
+        name = "swin_tiny_patch4_window7_224"
+        self.theirs = timm.create_model(name, num_classes=3, img_size=128, **sizes)
+        self.window = window
+
+    def attend(self, attn, x, shift):
+        (_, height, width, channels), window = x.shape, self.window
+        shift = 0 if min(height, width) == window else shift
+        x = functional.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        down, across = x.shape[1], x.shape[2]
+        x, mask = torch.roll(x, (-shift, -shift), (1, 2)), None
+        if shift:
+            label = torch.zeros(1, down, across, 1)
+            slices = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
+            for count, (rows, columns) in enumerate(itertools.product(slices, slices)):
+                label[:, rows, columns] = count
+            label = window_partition(label, (window, window)).flatten(1)
+            mask = (label[:, None] != label[:, :, None]) * -100.0
+        parts = window_partition(x, (window, window)).reshape(-1, window * window, channels)
+        x = attn(parts, mask=mask).view(-1, window, window, channels)
+        x = torch.roll(window_reverse(x, (window, window), down, across), (shift, shift), (1, 2))
+        return x[:, :height, :width]
+
+    def forward(self, x):
+        net = self.theirs
+        x = functional.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
+        x = net.patch_embed.norm(net.patch_embed.proj(x).permute(0, 2, 3, 1))
+        for stage in net.layers:
+            if not isinstance(stage.downsample, nn.Identity):
+                x = functional.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+                size = x.shape[1] // 2, x.shape[2] // 2
+                x = functional.unfold(x.permute(0, 3, 1, 2), 2, stride=2).transpose(1, 2)
+                norm, order = stage.downsample.norm, merging_as_mmseg
+                x = functional.layer_norm(x, norm.normalized_shape, order(norm.weight),
+                                          order(norm.bias))  # fmt: skip
+                x = functional.linear(x, order(stage.downsample.reduction.weight))
+                x = x.unflatten(1, size)
+            for index, block in enumerate(stage.blocks):
+                x = x + self.attend(block.attn, block.norm1(x), self.window // 2 * (index % 2))
+                x = x + block.mlp(block.norm2(x))
+        return net.head.fc(net.norm(x).mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("last", ["norm3", "norm"])  # "norm" before version 2 of its class
+def test_a_swin_at_any_size(last, tmp_path):
+    theirs = randomise(Swin(4))
+    mask = {"backbone.stages.0.blocks.1.attn.attn_mask": torch.zeros(4, 16, 16)}
+    swin_file(theirs.theirs, tmp_path / "a.pth", **mask)
+    saved = torch.load(tmp_path / "a.pth")["state_dict"]
+    saved = {k.replace("backbone.norm3.", f"backbone.{last}."): v for k, v in saved.items()}
+    torch.save(saved, tmp_path / "a.pth")
+    # the last map one window, one side of it, maps that windows do not fill, odd maps
+    for height, width in ((128, 128), (128, 256), (161, 210)):
+        model, report = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, height, width))
+    assert (report.source_format, model.spec.encoder_options["style"]) == (
+        "mmpretrain", "mmpretrain"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("neck", ["neck.", "neck.0."])  # one neck, or the first of a list
+def test_an_hrnet_with_its_neck(neck, tmp_path):
+    stages = {
+        f"stage{k}": {"num_modules": 1, "num_branches": k, "block_type": "BASIC",
+                      "num_blocks": [1] * k, "num_channels": [8 * 2**i for i in range(k)],
+                      "fuse_method": "SUM"}
+        for k in (2, 3, 4)
+    }  # fmt: skip
+    theirs = randomise(
+        timm.create_model("hrnet_w18", num_classes=3, head_conv_bias=False, **stages)
+    )
+    places = {
+        r"^incre_modules\.": f"{neck}increase_layers.",
+        r"^downsamp_modules\.(\d)\.0\.": rf"{neck}downsample_layers.\1.conv.",
+        r"^downsamp_modules\.(\d)\.1\.": rf"{neck}downsample_layers.\1.bn.",
+        r"^final_layer\.0\.": f"{neck}final_layer.conv.",
+        r"^final_layer\.1\.": f"{neck}final_layer.bn.",
+        r"^classifier\.": "head.fc.",
+        r"^(?!neck|head)": "backbone.",
+    }
+    names = renamed(theirs.state_dict(), places, prefix="")
+    state = {names[key]: value for key, value in theirs.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    model, _ = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, 64, 96))
+    assert model.spec.encoder_options["arguments"]["head_conv_bias"] is False
+
+
+@pytest.mark.parametrize(
+    ("extra", "said", "message"),
+    [
+        ("backbone.pre_norm.weight", "", "its ViT has no backbone.pre_norm.weight"),
+        ("backbone.dist_token", "", "its ViT has no backbone.dist_token"),
+        ("head.layers.pre_logits.weight", "", "the head of a ViT has no head.layers.pre_logits"),
+        ("backbone.ln2.weight", "", "it has both, expected one"),
+        ("", "out_type='featmap'", "out_type='featmap' of the backbone, which is not built"),
+        ("", "norm_cfg=dict(type='LN', eps=1e-5)", "eps must be 1e-6"),
+    ],
+)
+def test_what_timms_vit_has_not_is_refused_by_name(extra, said, message):
+    shapes = {key: tuple(value.shape) for key, value in ViT(32, 16, 64, 1, 1, False)
+              .state_dict().items()}  # fmt: skip
+    meta = {"meta": {"config": f"model = dict(backbone=dict({said}))"}}
+    listing = Listing("a.pth", {**shapes, **({extra: (64,)} if extra else {})}, {}, metadata=meta)
+    found = FORMATS["mmpretrain"].describe(listing, Findings("a.pth"))
+    assert (found.spec, message in found.missing) == (None, True), found.missing
 
 
 @pytest.mark.parametrize(

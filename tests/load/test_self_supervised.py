@@ -1,12 +1,14 @@
 """Encoders from self-supervised trainings: modules shaped as their authors', saved as they do."""
 
 import copy
+import json
 import re
 
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
@@ -216,8 +218,16 @@ def encoder(options, name=PLAIN):
 
 
 def in_dinov2s_names(state, *, chunk):
-    """timm's names as DINOv2's code has them: chunks of blocks, and SwiGLU's w12 and w3."""
+    """timm's names as DINOv2's code has them: chunks of blocks, and SwiGLU's w12 and w3.
+
+    Of a ViT with registers it has a position for the class token, which timm adds to that token.
+    """
     renamed = {"mask_token": torch.rand(1, 16)}
+    if "reg_token" in state:
+        place = torch.rand(1, 1, 16)
+        state = {**state, "cls_token": state["cls_token"] - place,
+                 "pos_embed": torch.cat([place, state["pos_embed"]], dim=1)}  # fmt: skip
+        state["register_tokens"] = state.pop("reg_token")
     for key, value in state.items():
         key = (
             re.sub(r"^blocks\.(\d+)\.", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}.", key)
@@ -235,18 +245,43 @@ def in_training(state):
 
 @pytest.mark.parametrize("chunk", [False, True])
 @pytest.mark.parametrize("wrap", [lambda state: state, in_training])
-def test_dinov2s_own_names(chunk, wrap, tmp_path):
-    name = "vit_giant_patch14_dinov2"
-    arguments = {**VIT, "mlp_ratio": 2.0}
-    theirs = randomise(timm.create_model(name, num_classes=0, **arguments))
+@pytest.mark.parametrize(
+    ("name", "more", "naming"),
+    [
+        ("vit_giant_patch14_dinov2", {}, "DINOv2"),
+        (
+            "vit_giant_patch14_reg4_dinov2",
+            {"reg_tokens": 3, "no_embed_class": False},
+            "DINOv2 with registers",
+        ),
+    ],
+)
+def test_dinov2s_own_names(name, more, naming, chunk, wrap, tmp_path):
+    arguments = {**VIT, "mlp_ratio": 2.0, **more}
+    usual = {key: value for key, value in arguments.items() if key != "no_embed_class"}
+    theirs = randomise(timm.create_model(name, num_classes=0, dynamic_img_size=True, **usual))
     torch.save(wrap(in_dinov2s_names(theirs.state_dict(), chunk=chunk)), tmp_path / "a.pth")
     ours = encoder({"arguments": arguments, "pyramid": "none", "layers": [3]}, name)
     report = ts.transfer_weights(tmp_path / "a.pth", ours)
-    x = image(3, 28, 28)
-    with torch.no_grad():
-        assert relative(ours.encoder(x)[-1], maps(theirs, x)) < 1e-5
-    assert report.source_format == "DINOv2"
+    for x in (image(3, 28, 28), image(3, 42, 56)):
+        with torch.no_grad():
+            assert relative(ours.encoder(x)[-1], maps(theirs, x)) < 1e-5
+    assert report.source_format == naming
     assert any("mask_token" in key for key in report.plan.unused)
+    if more:
+        other = encoder({"arguments": usual, "pyramid": "none", "layers": [3]}, name)
+        with pytest.raises(TransferError, match=r"with \{'no_embed_class': False\}"):
+            ts.transfer_weights(tmp_path / "a.pth", other)
+
+
+def test_published_dinov2_with_registers_is_recognised():
+    with torch.device("meta"):
+        known = shapes_of(timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0))
+    known |= {"register_tokens": known.pop("reg_token"), "mask_token": (1, 384)}
+    known["pos_embed"] = (1, 1370, 384)
+    info = examine(Listing("a.pth", known, {}), {}).info
+    assert (info.encoder, info.architecture) == ("vit_small_patch14_reg4_dinov2", "encoder")
+    assert "encoder_options={'arguments': {'no_embed_class': False}}" in info.missing
 
 
 def mae():
@@ -282,6 +317,17 @@ def test_a_fine_tuned_mae_is_a_classifier(tmp_path):
     torch.save({"model": randomise(theirs).state_dict()}, tmp_path / "a.pth")
     model, _ = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, 160, 160))
     assert model.spec.encoder_options == {"arguments": {"global_pool": "avg"}}
+    info = ts.inspect_checkpoint(tmp_path / "a.pth")
+    assert info.format == "self-supervised"
+    assert "naming = 'MAE, fine-tuned' (convention): a ViT normed after its pooling" in str(info)
+    # a config.json beside the same tensors says that they are timm's
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "test_vit", "global_pool": "avg",
+              "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, report = assert_equal_logits(theirs, tmp_path, image(3, 160, 160))
+    assert (report.source_format, model.spec.input.mean) == ("timm", (0.1, 0.2, 0.3))
+    assert not any("MAE" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("prefix", ["encoder_q.", "base_encoder."])

@@ -223,19 +223,42 @@ def test_their_encoders_go_into_other_models(build, encoder, options, tmp_path):
         assert relative(model.encoder(image(3, 65, 65))[-1], wanted) < 1e-5
 
 
-def test_swin_gives_its_encoder(tmp_path):
-    sizes = {"patch_size": [4, 4], "embed_dim": 96, "window_size": [7, 7]}
-    heads = {"depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
-    theirs = torchvision.models.SwinTransformer(**sizes, **heads, num_classes=2)
+def swin(embed_dim, depths, num_heads, window):
+    sizes = {"patch_size": [4, 4], "embed_dim": embed_dim, "window_size": [window, window]}
+    options = {"depths": depths, "num_heads": num_heads, "num_classes": 2}
+    return torchvision.models.SwinTransformer(**sizes, **options)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "sides", "arguments"),
+    [
+        (swin(96, [2, 2, 6, 2], [3, 6, 12, 24], 7), [(224, 224)], None),
+        # odd maps, maps no larger than a window, sides that the patches do not fill
+        (
+            swin(16, [2, 2, 2, 2], [1, 2, 2, 4], 4),
+            [(64, 64), (132, 97), (32, 200), (129, 258)],
+            {"img_size": 128, "patch_size": 4, "window_size": 4, "embed_dim": 16,
+             "depths": [2, 2, 2, 2], "num_heads": [1, 2, 2, 4], "mlp_ratio": 4.0,
+             "qkv_bias": True},
+        ),
+    ],
+)  # fmt: skip
+def test_swin_at_any_size(theirs, sides, arguments, tmp_path):
     saved(theirs, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="multiples of 224 alone; its encoder goes into"):
-        ts.load_checkpoint(tmp_path / "a.pth")
-    name = "swin_tiny_patch4_window7_224"
-    model = ts.create_model("upernet", name, classes=2, channels=8, weights=tmp_path / "a.pth")
+    for height, width in sides:
+        model, _ = assert_equal_logits(theirs, tmp_path / "a.pth", image(3, height, width))
+    options = {"style": "torchvision"} | ({"arguments": arguments} if arguments else {})
+    assert model.spec.encoder_options == options
+    model.save_pretrained(tmp_path / "ours")
+    assert_equal_logits(theirs, tmp_path / "ours", image(3, height, width))
+    ours = ts.create_model(
+        "fcn", model.spec.encoder, classes=2, weights=tmp_path / "a.pth", encoder_options=options
+    ).eval()
+    height, width = (sides[0][0] + 4, sides[0][1])
     with torch.no_grad():
-        deepest = model.eval().encoder(image(3, 224, 224))[-1].permute(0, 2, 3, 1)
+        deepest = ours.encoder(image(3, height, width))[-1].permute(0, 2, 3, 1)
         pooled = theirs.norm(deepest).mean(dim=(1, 2))
-        assert relative(theirs.head(pooled), theirs(image(3, 224, 224))) < 1e-5
+        assert relative(theirs.head(pooled), theirs(image(3, height, width))) < 1e-5
 
 
 def listing_of(build):
@@ -251,7 +274,6 @@ def listing_of(build):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("swin_t", "Swin"),
         ("swin_v2_t", "Swin V2"),
         ("mnasnet0_5", "MNASNet"),
         ("shufflenet_v2_x0_5", "ShuffleNetV2"),

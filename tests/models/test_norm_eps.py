@@ -36,6 +36,7 @@ def test_what_is_no_epsilon_is_refused(given):
     lambda options: ts.models.whole.WholeModel("test_vit", in_channels=3, classes=2,
                                                options=options),
 ])  # fmt: skip
-def test_transformers_style_is_of_swin_alone(make):
-    with pytest.raises(SpecError, match="style 'transformers' is one of timm's SwinTransformer"):
-        make({"style": "transformers"})
+def test_styles_of_swin_alone(make):
+    for style in ("transformers", "torchvision"):
+        with pytest.raises(SpecError, match=f"style '{style}' is one of timm's SwinTransformer"):
+            make({"style": style})

@@ -122,6 +122,48 @@ def test_the_plain_weights_are_taken_and_the_average_is_told(ema, plain):
     assert both({ema: EMA, "epoch": 1}, EMA).peeled == (ema,)
 
 
+def test_mmengine_s_ema_hook_saves_the_average_as_the_weights(tmp_path):
+    """As its before_save_checkpoint writes it: the values of the two are exchanged."""
+    averaged = {"steps": torch.tensor(7), **under("module.", TENSORS)}
+    saved = {"meta": {}, "state_dict": EMA, "ema_state_dict": averaged}
+    torch.save(saved, tmp_path / "iter_7.pth")
+    for entry in (None, "ema", "state_dict"):
+        found = both(tmp_path / "iter_7.pth", EMA, entry=entry)
+        assert found.peeled == ("state_dict",)
+        assert "'state_dict' is the moving average: mmengine's EMAHook" in found.remarks[0]
+    trained = both(tmp_path / "iter_7.pth", entry="ema_state_dict")
+    assert trained.peeled == ("ema_state_dict", "module.")
+    assert trained.others == ("meta", "state_dict", "steps")
+    assert trained.entries == ("state_dict",)
+    # torch's AveragedModel counts under another name, and who saves it exchanges nothing
+    averaged = {"n_averaged": torch.tensor(7), **under("module.", EMA)}
+    plain = {"state_dict": TENSORS, "ema_state_dict": averaged}
+    assert both(plain, EMA, entry="ema").peeled == ("ema_state_dict", "module.")
+    assert not both(plain).notes
+    assert both(averaged, EMA).others == ("n_averaged",)
+    own = {"steps": torch.ones(2), **TENSORS}  # a network's own tensor of that name
+    both({"state_dict": own}, own)
+
+
+def test_mmcv_s_ema_hook_keeps_buffers_beside_the_parameters(tmp_path):
+    """Its names: ema_ and the parameter's with _ for the points; no buffer has a twin."""
+    statistics = {"bn.running_mean": torch.rand(2)}
+    plain = {**TENSORS, **statistics}
+    twins = {f"ema_{key.replace('.', '_')}": value for key, value in EMA.items()}
+    torch.save({"meta": {}, "state_dict": {**plain, **twins}}, tmp_path / "a.pth")
+    found = both(tmp_path / "a.pth", plain)
+    assert found.others == ("meta", "ema_")
+    assert "one set is the moving average" in found.remarks[0]
+    chosen = both(tmp_path / "a.pth", {**EMA, **statistics}, entry="ema_")
+    assert chosen.peeled == ("state_dict", "ema_")
+    with pytest.raises(CheckpointError, match=r"unknown entry 'ema'.*'ema_'"):
+        read_source(tmp_path / "a.pth", entry="ema")
+    with pytest.raises(CheckpointError, match="takes the buffers of mmcv's EMAHook"):
+        read_source({"state_dict": TENSORS}, entry="ema_")
+    other = {**plain, **twins, "ema_decay": torch.ones(1)}  # belongs to no parameter
+    both({"state_dict": other}, other)
+
+
 def test_dino_s_teacher_and_student():
     head = {"head.mlp.0.weight": torch.ones(1), "head.last_layer.weight_g": torch.ones(1)}
     saved = {

@@ -104,7 +104,7 @@ def listing_of(contents: Contents[Any], path: str | os.PathLike[str]) -> Listing
         {key: tuple(value.shape) for key, value in tensors.items()},
         {key: value.dtype for key, value in tensors.items()},
         contents.peeled,
-        (*plain, *averages, *(f"object {name}" for name in contents.skipped)),
+        (*plain, *averages, *contents.notes, *(f"object {name}" for name in contents.skipped)),
         {**contents.metadata, **_config(Path(path))},
         contents.spec,
     )

@@ -219,8 +219,8 @@ def intermediates(
     """The feature maps, to the one at index `until`; of HRNet its branches, not the stem's."""
     if (tapped := smp_maps(model, image)) is not None:
         return tapped
-    if style == "mmseg" and layers is not None:
-        return vit_maps(model, image, layers)
+    if style in ("mmseg", "mmpretrain") and layers is not None:
+        return vit_maps(model, image, layers, style=style)
     if isinstance(model, HighResolutionNet):
         layers = range(1, model.num_branches + 1)
     chosen: dict[str, Any] = {} if layers is None else {"indices": list(layers)}

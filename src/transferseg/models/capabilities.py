@@ -75,7 +75,7 @@ def encoder_capabilities(
     Args:
         name: a name of `list_encoders()`.
         arguments: of timm's builder, as the encoder option "arguments" gives them.
-        style: "timm", "mmseg", "transformers" or "smp", as the encoder option "style" gives it.
+        style: one of `STYLES`, as the encoder option "style" gives it.
 
     Raises:
         SpecError: timm has no such model or argument, or it gives no pyramid of feature maps for

@@ -70,9 +70,10 @@ class Encoder(nn.Module):
       for "multilevel".
     - "style", of ViT, Swin, ConvNeXt, HRNet: "timm" (the default), or "mmseg": what
       MMSegmentation computes with the same weights; Swin's and ConvNeXt's maps then have norms of
-      their own. Of Swin also "transformers": what transformers' SwinModel computes. Of
-      EfficientNet, MobileNetV2 and DenseNet "smp": the maps of segmentation-models-pytorch's own
-      encoders with the same weights, with dilation="smp" where they are dilated.
+      their own. Of Swin also "transformers" and "torchvision", of Swin and ViT "mmpretrain": what
+      these libraries' classifiers compute. Of EfficientNet, MobileNetV2 and DenseNet "smp": the
+      maps of segmentation-models-pytorch's own encoders with the same weights, with dilation="smp"
+      where they are dilated.
     - "norm_eps", of every encoder: the epsilon of its layer norms where the weights want another
       than timm's, by the modules' names: `{"*": 1e-12}`.
     - "final_norm", of ViTs in the style "mmseg": whether the last map is normed; False.
@@ -211,7 +212,7 @@ class Encoder(nn.Module):
         if self.layers is None:  # other transformers resample their positions themselves
             adapters.pop("pos_embed", None)
         positions = adapters.get("pos_embed")
-        if self.style == "mmseg" and isinstance(positions, PositionGrid):
+        if self.style in ("mmseg", "mmpretrain") and isinstance(positions, PositionGrid):
             adapters["pos_embed"] = replace(positions, antialias=False)
         return {f"model.{key}": adapter for key, adapter in adapters.items()}
 

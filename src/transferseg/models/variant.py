@@ -11,7 +11,7 @@ from typing import Any
 from transferseg.errors import SpecError, did_you_mean, unknown_name
 
 #: encoder option "style": whose way of computing with the same weights
-STYLES = ("timm", "mmseg", "transformers", "smp")
+STYLES = ("timm", "mmseg", "transformers", "mmpretrain", "torchvision", "smp")
 ELSEWHERE = "it belongs to timm's classifier, which the encoder does without"
 BUILDER = "timm's builder has it for itself"
 #: argument that is not taken -> what is to be done instead

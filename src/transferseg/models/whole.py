@@ -7,13 +7,14 @@ from typing import Any
 
 import timm
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError, unknown_name
 from transferseg.models.build import FOLLOWING, whole
 from transferseg.models.checkpointing import vgg_maps
 from transferseg.models.norm_eps import set_norm_eps
-from transferseg.models.openmmlab import adopt, arguments_of, check_style
+from transferseg.models.openmmlab import adopt, arguments_of, check_style, vit_logits
 from transferseg.models.variant import Variant
 from transferseg.models.windows import let_windows_follow
 from transferseg.transfer import Adapter
@@ -30,13 +31,14 @@ class WholeModel(nn.Module):
         classes: rows of the head.
         dropout: of the head, 0 to below 1.
         pretrained: as timm takes it.
-        options: "arguments", what timm's constructor is given besides; "norm_eps", and of Swin
-            "style" ("transformers"), as in `Encoder`.
+        options: "arguments", what timm's constructor is given besides; "norm_eps", and of Swin and
+            ViT "style", as in `Encoder`, but for "mmseg", which has no classifiers.
 
     Attributes:
         channels: of the one map that it gives, the logits.
         strides: of that map; it has no positions.
-        multiple: images are padded to a multiple of this.
+        multiple: images are padded to a multiple of this; cropped in the style "torchvision".
+        style: of the options.
 
     Raises:
         SpecError: a name that timm does not know, or arguments that its constructor refuses.
@@ -74,7 +76,7 @@ class WholeModel(nn.Module):
         if options or variant.style in ("mmseg", "smp"):
             raise SpecError(
                 "a whole timm classifier has the encoder options arguments, norm_eps and style "
-                f"(timm or transformers); got {options or variant.style}."
+                f"(any but mmseg); got {options or variant.style}."
             )
         model_class = whole(variant)[0]
         check_style(variant.style, name, model_class)
@@ -95,21 +97,29 @@ class WholeModel(nn.Module):
         except (RuntimeError, OSError, TypeError) as error:
             raise SpecError(f"timm cannot build classifier {tagged!r}: {error}") from error
         set_norm_eps(self.model, norm_eps, name)
-        self.multiple = 1
+        self.multiple, self.style = 1, variant.style
         if variant.style == "timm":
             let_windows_follow(self.model)
-        else:  # its patches are padded too
+        else:  # its patches are padded too, or what fills none is left out
             adopt(self.model, name, variant.style)
             self.multiple = self.model.patch_embed.patch_size[0]
         self.channels, self.strides = (classes,), (1,)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> one map, the logits (B, classes)."""
-        height, width = image.shape[-2:]
         if self.multiple > 1:
-            image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+            image = self._whole_patches(image)
+        if self.style == "mmpretrain" and isinstance(self.model, VisionTransformer):
+            return [vit_logits(self.model, image)]
         maps = vgg_maps(self.model, image)
         return [self.model(image) if maps is None else self.model.forward_head(maps[-1])]
+
+    def _whole_patches(self, image: Tensor) -> Tensor:
+        """The image with sides that are multiples: padded, in torchvision's way cropped."""
+        height, width = image.shape[-2:]
+        if self.style == "torchvision":  # its convolution reads no part of a patch
+            return image[..., : height - height % self.multiple, : width - width % self.multiple]
+        return F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
 
     def row_keys(self) -> tuple[str, ...]:
         """Keys of the tensors that have one row a class."""

@@ -8,9 +8,13 @@ there, one in timm.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+from transferseg.transfer.adapters import Adapter
+from transferseg.transfer.resampling import REGISTERS_PLACED, RegisterPositions
 
 #: What a model with a head, or UPerNet, puts before its backbone's names.
-BEGIN = {r"^(?:vit|dinov2|swin|resnet|convnext)\.": ""}
+BEGIN = {r"^(?:vit|dinov2(?:_with_registers)?|swin|resnet|convnext)\.": ""}
 
 
 def attention(theirs: str) -> dict[str, str]:
@@ -119,9 +123,22 @@ def dinov2() -> dict[str, str]:
 FAMILIES: Mapping[str, Mapping[str, str]] = {
     "vit": {**BEGIN, **TOKENS, **attention("attention"), **BLOCK, r"^classifier\.": "head."},
     "dinov2": {**BEGIN, **dinov2()},
+    "dinov2_with_registers": {
+        **BEGIN,
+        **dinov2(),
+        r"^embeddings\.register_tokens$": "reg_token",
+    },
     "swin": {**BEGIN, **swin()},
     "resnet": {**BEGIN, **resnet()},
     "convnext": {**BEGIN, **convnext()},
+}
+#: family -> pattern on its keys -> how such a tensor becomes timm's.
+ADAPTERS: Mapping[str, Mapping[str, Adapter]] = {
+    "dinov2_with_registers": {"*embeddings.position_embeddings": RegisterPositions()},
+}
+#: family -> pattern on its keys -> arguments without which timm's computes something else.
+WANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "dinov2_with_registers": {"*embeddings.register_tokens": REGISTERS_PLACED},
 }
 #: Pattern on keys that go nowhere -> why.
 REASONS: Mapping[str, str] = {

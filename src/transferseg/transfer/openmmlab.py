@@ -54,7 +54,9 @@ TELLING = (
     *("backbone.patch_embed.projection.weight", "backbone.transition1.*"),
 )
 #: Tensors of their files that a network does not need -> why.
-COMPUTED = {"*.relative_position_index": "a table that is computed again"}
+COMPUTED = dict.fromkeys(
+    ("*.relative_position_index", "*.attn_mask"), "a table that is computed again"
+)
 
 
 def merging_as_timm(values: Tensor) -> Tensor:

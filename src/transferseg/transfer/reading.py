@@ -65,6 +65,7 @@ class Contents(Generic[T]):
         entries: those of the others that `entry=` would take instead, such as "state_dict_ema".
         skipped: Python objects in the file that were not made, by the names of their classes.
         metadata: the plain values among the others, and a safetensors file's own metadata.
+        notes: sentences on which of several sets of weights is which.
     """
 
     tensors: Mapping[str, T]
@@ -75,11 +76,12 @@ class Contents(Generic[T]):
     entries: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a report says of the rest of the source, besides the wrappers."""
-        lines = []
+        lines = list(self.notes)
         if self.others:
             lines.append(f"not read: {some(self.others, limit=12)}")
         lines += [f"{name!r} holds weights too: entry={name!r}" for name in self.entries]
@@ -182,7 +184,7 @@ class _Opened:
 def _around(opened: _Opened, found: Found) -> tuple[Any, ...]:
     """The fields of `Contents` after its tensors."""
     metadata = {**opened.metadata, **found.metadata}
-    about = (found.peeled, found.others, found.entries, opened.skipped, metadata)
+    about = (found.peeled, found.others, found.entries, opened.skipped, metadata, found.notes)
     return (opened.origin, opened.spec, *about)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +149,38 @@ class PatchSize(Adapter):
         inverse = torch.linalg.pinv(resize.t()).to(source.device)
         kernels: Tensor = source.flatten(2).to(torch.float64) @ inverse
         return kernels.reshape(target.shape).to(source.dtype)
+
+
+#: Arguments of timm's builder with which a ViT takes `RegisterPositions`.
+REGISTERS_PLACED: Mapping[str, Any] = {"no_embed_class": False}
+
+
+@dataclass(frozen=True)
+class RegisterPositions(Adapter):
+    """Positions of zero for the register tokens of a ViT, behind the class token's.
+
+    DINOv2 adds no position to them. timm's ViT built with `no_embed_class=False` adds one to every
+    token, so that with zeros it computes the same; they count as covered.
+
+    Example:
+        >>> placed = RegisterPositions().apply(torch.ones(1, 5, 1), torch.empty(1, 7, 1))
+        >>> placed.flatten().tolist()
+        [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    """
+
+    name: str = field(default="register_positions", init=False)
+    note: str = field(default="zeros as the positions of the register tokens", init=False)
+
+    def fits(self, source: Shape, target: Shape) -> bool:
+        """(1, 1 + cells, C) into (1, 1 + registers + cells, C), the cells those of a square."""
+        if len(source) != 3 or len(target) != 3 or source[::2] != target[::2]:
+            return False
+        return source[1] < target[1] and _grid(source[1] - 1, None) is not None
+
+    def apply(self, source: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        zeros = source.new_zeros(1, target.shape[1] - source.shape[1], source.shape[2])
+        return torch.cat([source[:, :1], zeros, source[:, 1:]], dim=1)
 
 
 def size_adapters(model: nn.Module) -> dict[str, Adapter]:

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from transferseg.transfer.adapters import Adapter
+from transferseg.transfer.resampling import REGISTERS_PLACED, RegisterPositions
 
 PAIR = "the other network of the pair, which entry= takes by its prefix"
 PROJECTOR = "the projection head, which serves the self-supervised loss alone"
@@ -34,11 +38,15 @@ class Naming:
         rules: regular expressions on keys -> replacement, as in `SourceFormat`.
         reasons: pattern on keys that go nowhere -> why.
         signs: patterns on keys; a file in which one of each is found is of this kind.
+        adapters: pattern on keys -> how such a tensor becomes timm's.
+        wants: pattern on keys -> arguments without which timm's computes something else.
     """
 
     rules: Mapping[str, str]
     reasons: Mapping[str, str]
     signs: tuple[str, ...] = field(default=())
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    wants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def children(prefix: str) -> dict[str, str]:
@@ -66,6 +74,20 @@ BESIDE: Mapping[str, str] = {
     "linear_head.*": PROBE,
 }
 
+DINOV2 = {
+    r"^backbone\.": "",
+    # chunks of blocks, for sharded training: the second number counts through
+    r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
+    r"\.mlp\.w12\.": ".mlp.fc1.",
+    r"\.mlp\.w3\.": ".mlp.fc2.",
+}
+BESIDE_DINOV2 = {
+    "mask_token": TOKEN,
+    "backbone.mask_token": TOKEN,
+    "dino_head.*": PROJECTOR,
+    "ibot_head.*": PROJECTOR,
+}
+
 #: naming -> its table; a file belongs to the first whose signs are all there.
 NAMINGS: Mapping[str, Naming] = {
     "MoCo": Naming(
@@ -88,22 +110,14 @@ NAMINGS: Mapping[str, Naming] = {
         {"decoder_*": DECODER, "mask_token": TOKEN},
         ("decoder_embed.weight", "mask_token", "blocks.0.*"),
     ),
-    "DINOv2": Naming(
-        {
-            r"^backbone\.": "",
-            # chunks of blocks, for sharded training: the second number counts through
-            r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
-            r"\.mlp\.w12\.": ".mlp.fc1.",
-            r"\.mlp\.w3\.": ".mlp.fc2.",
-        },
-        {
-            "mask_token": TOKEN,
-            "backbone.mask_token": TOKEN,
-            "dino_head.*": PROJECTOR,
-            "ibot_head.*": PROJECTOR,
-        },
-        ("*mask_token", "*blocks.*.ls1.gamma"),
+    "DINOv2 with registers": Naming(
+        {**DINOV2, r"^register_tokens$": "reg_token"},
+        BESIDE_DINOV2,
+        ("*register_tokens", "*blocks.*.ls1.gamma"),
+        {"*pos_embed": RegisterPositions()},
+        {"*register_tokens": REGISTERS_PLACED},
     ),
+    "DINOv2": Naming(DINOV2, BESIDE_DINOV2, ("*mask_token", "*blocks.*.ls1.gamma")),
     "DINO": Naming(
         {r"^backbone\.": ""},
         {"head.mlp.*": PROJECTOR, "head.last_layer.*": PROJECTOR},

@@ -146,7 +146,7 @@ SOURCES: dict[str, SourceFormat] = {
         },
         unused=(
             *("decode_head.*", "auxiliary_head.*", "neck.*", "head.*", "fc.*"),
-            *("backbone.ln1.*", "backbone.norm?.*", "backbone.decoder.*"),
+            *("backbone.ln?.*", "backbone.norm.*", "backbone.norm?.*", "backbone.decoder.*"),
         ),
         leave=("*.num_batches_tracked", *BESIDE),
         rules=RULES,
@@ -213,7 +213,9 @@ SOURCES: dict[str, SourceFormat] = {
             unused=("classifier.*",),
             leave=("*.num_batches_tracked", *BESIDE),
             rules=rules,
+            adapters=huggingface.ADAPTERS.get(family, {}),
             reasons=huggingface.REASONS,
+            wants=huggingface.WANTS.get(family, {}),
         )
         for family, rules in huggingface.FAMILIES.items()
     },
@@ -223,8 +225,10 @@ SOURCES: dict[str, SourceFormat] = {
             {"": ENCODER_PREFIX},
             leave=("*.num_batches_tracked", *BESIDE),
             rules=naming.rules,
+            adapters=naming.adapters,
             reasons=naming.reasons,
             signs=naming.signs,
+            wants=naming.wants,
         )
         for name, naming in self_supervised.NAMINGS.items()
     },

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor
 
 from transferseg.errors import CheckpointError, some, unknown_name
+from transferseg.transfer.averages import (
+    EMA_BUFFERS,
+    EMA_ENTRIES,
+    SWAPPED,
+    TWO_SETS,
+    average_buffers,
+    count_of_averages,
+    exchanged,
+)
 from transferseg.transfer.inert import Inert, OddTensor, Stored, TensorInfo
 
 #: Entries in which training scripts store the weights, in the order in which they are looked for;
 #: of a self-supervised pair the teacher, which is what its authors evaluate.
 WEIGHT_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "net", "teacher", "student")
-#: Entries with a moving average of the weights, used where there are no others or on demand.
-EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 #: Prefixes that wrappers of a module put before every key (DataParallel and DDP, torch.compile).
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 #: Names under which a LightningModule holds its network; prefixes of every key then.
@@ -40,6 +47,7 @@ class Found:
         others: names of the entries beside the weights.
         entries: those of them that `entry=` could choose instead.
         metadata: the plain values among the others.
+        notes: sentences on which set of weights is which.
     """
 
     tensors: Mapping[str, Any]
@@ -47,6 +55,7 @@ class Found:
     others: tuple[str, ...]
     entries: tuple[str, ...]
     metadata: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = None) -> Found:
@@ -56,7 +65,8 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
         values: names -> tensors (or descriptions), or entries one of which holds the weights.
         origin: what an error calls the source.
         entry: which entry to take, or which network of those that the tensors' names begin with;
-            "ema" stands for any of `EMA_ENTRIES`.
+            "ema" stands for any of `EMA_ENTRIES`, in a file of mmengine's EMAHook for `state_dict`,
+            the average there; "ema_" for the buffers of mmcv's.
 
     Raises:
         CheckpointError: no weights, no such entry, other values among the tensors, tensors that are
@@ -73,7 +83,8 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
         raise CheckpointError(f"{origin}: entry= is the name of an entry, got {entry!r}.")
     peeled: list[str] = []
     beside: dict[str, Any] = {}
-    wanted = entry
+    swapped = exchanged(values)
+    wanted = "state_dict" if swapped and entry == "ema" else entry
     while len(peeled) < _DEEPEST:
         taken = _entry(values, wanted)
         if taken is None:
@@ -87,19 +98,41 @@ def find_weights(values: Mapping[Any, Any], origin: str, *, entry: str | None = 
         values = values[taken]
     choices = tuple(name for name, value in beside.items() if _holds_tensors(value))
     networks = _networks(values)
-    if wanted is not None and wanted not in networks:
+    if wanted is not None and wanted not in networks and wanted != EMA_BUFFERS:
         dicts = (str(k) for k, v in values.items() if isinstance(v, Mapping))
-        known = [*choices, *peeled, *dicts, *networks]
+        buffers = [EMA_BUFFERS] if any(str(k).startswith(EMA_BUFFERS) for k in values) else []
+        known = [*choices, *peeled, *dicts, *networks, *buffers]
         raise CheckpointError(f"{origin}: {unknown_name('entry', wanted, known)}")
     tensors, extra = _weights(values, origin)
-    if wanted is not None:  # one of the networks; the others are told as entries are
+    tensors, second = _one_set(tensors, wanted, origin)
+    if wanted == EMA_BUFFERS:
+        peeled.append(EMA_BUFFERS)
+    elif wanted is not None:  # one of the networks; the others are told as entries are
         tensors = {name: tensors[key] for name, key in networks[wanted].items()}
         peeled.append(f"{wanted}.")
         extra += [name for name in networks if name != wanted]
     tensors, prefixes = _without_prefixes(tensors, peeled, lightning=_LIGHTNING in beside)
-    others = tuple(n if n.isprintable() else ascii(n) for n in (*beside, *extra))
+    others = tuple(n if n.isprintable() else ascii(n) for n in (*beside, *extra, *second))
     entries = tuple(name for name in choices if name in (*WEIGHT_ENTRIES, *EMA_ENTRIES))
-    return Found(tensors, (*peeled, *prefixes), others, entries, _plain_values(beside))
+    notes = (SWAPPED,) * swapped + (TWO_SETS,) * (EMA_BUFFERS in second)
+    return Found(tensors, (*peeled, *prefixes), others, entries, _plain_values(beside), notes)
+
+
+def _one_set(
+    tensors: Mapping[str, Any], wanted: str | None, origin: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The tensors without those of a moving average among them, and what was left out."""
+    if count := count_of_averages(tensors):
+        return {name: value for name, value in tensors.items() if name != count}, (count,)
+    buffers = average_buffers(tensors)
+    if wanted == EMA_BUFFERS and not buffers:
+        raise CheckpointError(
+            f"{origin}: entry={EMA_BUFFERS!r} takes the buffers of mmcv's EMAHook, such as "
+            "ema_conv1_weight beside conv1.weight; there are none."
+        )
+    averaged = {owner: name for name, owner in buffers.items()} if wanted == EMA_BUFFERS else {}
+    kept = {k: tensors[averaged.get(k, k)] for k in tensors if k not in buffers}
+    return kept, (EMA_BUFFERS,) if buffers else ()
 
 
 def _networks(values: Mapping[Any, Any]) -> dict[str, dict[str, str]]:

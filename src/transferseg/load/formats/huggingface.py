@@ -25,6 +25,7 @@ SIGNS: Mapping[str, tuple[str, ...]] = {
     "resnet": ("embedder.embedder.convolution.weight",),
     "convnext": ("embeddings.layernorm.weight", "embeddings.patch_embeddings.weight"),
     "swin": ("embeddings.norm.weight", "embeddings.patch_embeddings.projection.weight"),
+    "dinov2_with_registers": ("embeddings.register_tokens", "embeddings.position_embeddings"),
     "dinov2": ("embeddings.position_embeddings", "encoder.layer.0.layer_scale1.lambda1"),
     "vit": ("embeddings.position_embeddings", "embeddings.patch_embeddings.projection.weight"),
 }
@@ -38,6 +39,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "convnext": {"hidden_act": "gelu", "num_stages": 4},
     "swin": {"hidden_act": "gelu", "use_absolute_embeddings": False},
     "dinov2": {"hidden_act": "gelu"},
+    "dinov2_with_registers": {"hidden_act": "gelu"},
     "vit": {"hidden_act": "gelu"},
 }  # fmt: skip
 #: family -> epsilon of its layer norms where no config says, and timm's.
@@ -45,6 +47,7 @@ EPSILONS: Mapping[str, tuple[float, float]] = {
     "convnext": (1e-12, 1e-6),
     "swin": (1e-5, 1e-5),
     "dinov2": (1e-6, 1e-6),
+    "dinov2_with_registers": (1e-6, 1e-6),
     "vit": (1e-12, 1e-6),
 }
 #: family -> the modules that have this epsilon; the others keep torch's, which timm has too.
@@ -52,6 +55,7 @@ NORMS: Mapping[str, tuple[str, ...]] = {
     "convnext": ("head.norm",),
     "swin": ("*.norm1", "*.norm2", "norm"),
     "dinov2": ("*",),
+    "dinov2_with_registers": ("*",),
     "vit": ("*",),
 }
 HEAD_WIDTH = 64
@@ -152,9 +156,7 @@ def _problem(listing: Listing, family: str, config: Mapping[str, Any]) -> str | 
     for setting, value in SETTINGS[family].items():
         if config.get(setting, value) != value:
             return f"with {setting}={config[setting]!r}"
-    tokens = [
-        key for key in listing.shapes if key.endswith(("register_tokens", "distillation_token"))
-    ]
+    tokens = [key for key in listing.shapes if key.endswith("distillation_token")]
     if tokens:
         return f"with {tokens[0]!r}"
     if family == "swin" and any("position_embeddings" in key for key in listing.shapes):
@@ -241,7 +243,7 @@ def _classifier(listing: Listing, findings: Findings, found: _Found) -> Descript
         missing = f"build it with encoder_options={options}" if options else ""
         return Description(ENCODER_ONLY, encoder, 0, found.channels, missing=missing)
     count = found.shapes[head][0]
-    if found.family == "dinov2":
+    if found.family.startswith("dinov2"):
         why = "its classifier reads the class token beside the mean, which timm's does not"
         return Description("classifier", encoder, count, found.channels, missing=why)
     spec = findings.spec(

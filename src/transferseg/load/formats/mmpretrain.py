@@ -1,26 +1,24 @@
-"""MMPretrain, once MMClassification: ResNet classifiers, and backbones of all kinds."""
+"""MMPretrain, once MMClassification: its classifiers, and backbones of all kinds."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
+from transferseg.errors import some
 from transferseg.load.findings import Findings
 from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
-from transferseg.load.formats.mmseg.config import INPUT_WHY, read_hints, usual_input
+from transferseg.load.formats.mmpretrain_whole import kind_of
+from transferseg.load.formats.mmseg.config import INPUT_WHY, Hints, read_hints, usual_input
 from transferseg.load.formats.mmseg.parts import NotBuiltError, Part, settle_options
 from transferseg.load.formats.mmseg.resnet import is_resnet, read_resnet
 from transferseg.load.listing import Listing
 from transferseg.spec import ModelSpec
 from transferseg.transfer import SourceFormat
-from transferseg.transfer.openmmlab import RULES
+from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES
 from transferseg.transfer.sources import ENCODER_PREFIX
 
-#: kind -> a key that tells it, of backbones whose classifiers compute otherwise than ours
-OTHERS = {
-    "a Swin": "stages.0.blocks.0.attn.w_msa.relative_position_bias_table",
-    "a ViT": "layers.0.ln1.weight",
-    "an HRNet": "stage2.0.branches.0.0.conv1.weight",
-}
+PARTS = ("backbone.", "neck.", "head.")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class MMPretrainFormat(Format):
         part = _backbone(listing)
         if not part.prefix:
             return part.has("stem.0.weight") and is_resnet(part)
-        own = part.has("stem.0.weight") or _other_kind(part) is not None
+        own = part.has("stem.0.weight") or kind_of(part) is not None
         return own or listing.has("head.fc.weight")
 
     def describe(self, listing: Listing, findings: Findings) -> Description:
@@ -43,11 +41,7 @@ class MMPretrainFormat(Format):
         part = _backbone(listing)
         try:
             if not is_resnet(part):
-                kind = _other_kind(part) or hints.text("backbone", "type") or "not a ResNet"
-                raise NotBuiltError(
-                    f"of the classifiers those over ResNets are built, and this is {kind}; its "
-                    "encoder goes into a model with create_model(..., weights=path)"
-                )
+                return _whole(listing, part, findings, hints)
             body = read_resnet(part, findings, hints)
             fc = Part("", listing.shapes)
             head = _head(listing)
@@ -70,8 +64,10 @@ class MMPretrainFormat(Format):
         )
         return Description("classifier", encoder, count, body.in_channels, spec)
 
-    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:  # noqa: ARG002
+    def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
         """OpenMMLab's names of backbones, and the linear layer."""
+        if spec.decoder.get("head") == "timm":
+            return _whole_naming(self.name, listing)
         return SourceFormat(
             self.name,
             {_head(listing): "head.", _backbone(listing).prefix: ENCODER_PREFIX},
@@ -80,9 +76,58 @@ class MMPretrainFormat(Format):
         )
 
 
-def _other_kind(part: Part) -> str | None:
-    """What a backbone is that is no ResNet, by the names that OpenMMLab alone gives it."""
-    return next((kind for kind, key in OTHERS.items() if part.has(key)), None)
+def _whole(listing: Listing, part: Part, findings: Findings, hints: Hints) -> Description:
+    """A classifier that timm has whole, or an encoder where the file has no head.
+
+    Raises:
+        NotBuiltError: another kind of backbone, or something that timm's model has not.
+    """
+    kind = kind_of(part)
+    strange = [key for key in listing.shapes if not key.startswith(PARTS)]
+    if kind is None or strange or not listing.under("head."):
+        told = kind.title if kind else hints.text("backbone", "type") or "of another kind"
+        beside = f" beside {some(strange)}" if strange else ""
+        beside = beside or ("" if listing.under("head.") else " without a head")
+        raise NotBuiltError(
+            f"of the classifiers those over ResNet, ViT, Swin and HRNet are built, and this is "
+            f"{told}{beside}; its encoder goes into a model with create_model(..., weights=path)"
+        )
+    neck, head = Part("neck.", listing.under("neck.")), Part("head.", listing.under("head."))
+    built = kind.read(part, neck, findings, hints)
+    layer = _layer(listing).removeprefix("head.")
+    head.refuse_strangers(rf"{re.escape(layer)}(weight|bias)", f"the head of {kind.title}")
+    count = head.of(f"{layer}weight", 2)[0]
+    encoder = findings.fixed("encoder", built.encoder)
+    settle_options(findings, built.options)
+    spec = findings.spec(
+        "classifier",
+        encoder,
+        findings.classes(count, hints.classes),
+        usual_input(built.in_channels),
+        input_why=INPUT_WHY,
+        input_metadata=hints.input_spec(built.in_channels),
+        decoder={"head": "timm"},
+        encoder_options=built.options,
+    )
+    return Description("classifier", encoder, count, built.in_channels, spec)
+
+
+def _whole_naming(name: str, listing: Listing) -> SourceFormat:
+    kind = kind_of(_backbone(listing))
+    assert kind is not None  # describe() said so
+    return SourceFormat(
+        name,
+        {_layer(listing): f"{ENCODER_PREFIX}{kind.layer}", "backbone.": ENCODER_PREFIX},
+        leave=("*.num_batches_tracked",),
+        rules={**kind.rules, **RULES},
+        adapters=REORDERED,
+        reasons=COMPUTED,
+    )
+
+
+def _layer(listing: Listing) -> str:
+    """The prefix of the linear layer of a classifier that is whole."""
+    return "head.layers.head." if listing.has("head.layers.head.weight") else "head.fc."
 
 
 def _backbone(listing: Listing) -> Part:

@@ -11,6 +11,7 @@ from transferseg.load.listing import Shape
 from transferseg.load.timm_index import bare, models_of
 from transferseg.transfer import SourceFormat
 from transferseg.transfer.naming import name_keys
+from transferseg.transfer.resampling import REGISTERS_PLACED
 from transferseg.transfer.sources import ENCODER_PREFIX
 
 #: What timm's builder of a name is given: the name, and arguments where they differ from its own.
@@ -18,7 +19,7 @@ Build: TypeAlias = tuple[str, dict[str, Any]]
 #: timm's models that compute what the papers' do, without options of timm's own.
 PLAIN_NAMES = re.compile(
     r"resnet(18|34|50|101|152)|convnext_(tiny|small|base|large|xlarge)"
-    r"|vit_(tiny|small|base|large|huge)_patch\d+_(\d+|dinov2)"
+    r"|vit_(tiny|small|base|large|huge|giant)_patch\d+_(\d+|(reg4_)?dinov2)"
     r"|swin_(tiny|small|base|large)_patch4_window\d+_\d+"
 )
 
@@ -75,11 +76,12 @@ def vit(shapes: Mapping[str, Shape], heads: int) -> Build:
     """
     width, _, patch, _ = shapes["patch_embed.proj.weight"]
     wide = shapes["blocks.0.mlp.fc1.weight"][0]
-    name = "vit_base_patch16_224"
+    name, registers = "vit_base_patch16_224", shapes.get("reg_token", (1, 0, width))[1]
     if "blocks.0.ls1.gamma" in shapes:
         gated = shapes["blocks.0.mlp.fc2.weight"][1] != wide
         name = "vit_giant_patch14_dinov2" if gated else "vit_base_patch14_dinov2"
     return name, {
+        **({"reg_tokens": registers, **REGISTERS_PLACED} if registers else {}),
         "img_size": isqrt(shapes["pos_embed"][1] - 1) * patch,
         "patch_size": patch,
         "embed_dim": width,
@@ -152,13 +154,28 @@ def shortest(build: Build, shapes: Mapping[str, Shape]) -> Build:
         >>> shortest(vit(shapes, 3), shapes), shortest(vit(shapes, 4), shapes)[0]
         (('vit_tiny_patch16_224', {}), 'vit_base_patch16_224')
     """
-    heads = build[1].get("num_heads")
-    for name in models_of(shapes):
+    heads, placed = build[1].get("num_heads"), "reg_token" in shapes
+    for name in models_of(unplaced(shapes)):
         if PLAIN_NAMES.fullmatch(name):
             blocks = getattr(bare(name), "blocks", None)
             if not blocks or blocks[0].attn.num_heads == heads:
-                return name, {}
+                return name, dict(REGISTERS_PLACED) if placed else {}
     return build
+
+
+def unplaced(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The shapes that timm's model of a name with registers has: no position but the patches'.
+
+    Others stay as they are.
+
+    Example:
+        >>> unplaced({"reg_token": (1, 4, 8), "pos_embed": (1, 10, 8)})["pos_embed"]
+        (1, 9, 8)
+    """
+    positions = shapes.get("pos_embed", ())
+    if "reg_token" not in shapes or len(positions) != 3:
+        return dict(shapes)
+    return {**shapes, "pos_embed": (positions[0], positions[1] - 1, positions[2])}
 
 
 def resnet(shapes: Mapping[str, Shape]) -> Build:

@@ -18,7 +18,7 @@ from transferseg.transfer import SOURCES, SourceFormat
 from transferseg.transfer.self_supervised import NAMINGS
 
 #: timm's models that these trainings are run on, of those with the same names and shapes.
-USUAL = re.compile(r"resnet\d+|vit_\w+_patch\d+_(\d+|dinov2|clip_\d+)|deit_\w+")
+USUAL = re.compile(r"resnet\d+|vit_\w+_patch\d+_(\d+|(reg4_)?dinov2|clip_\d+)|deit_\w+")
 #: What MAE's fine-tuned ViTs have in the place of the last norm.
 POOLED = "fc_norm."
 
@@ -44,9 +44,7 @@ class SelfSupervisedFormat(Format):
             return _fine_tuned(listing, shapes, findings)
         known = naming_of(listing)
         assert known is not None  # detect() said so
-        if any(key.endswith("register_tokens") for key in listing.shapes):
-            return Description(None, missing=f"{known} with register tokens is not read")
-        shapes = renamed.timm_shapes(listing.shapes, SOURCES[known])
+        shapes = renamed.unplaced(renamed.timm_shapes(listing.shapes, SOURCES[known]))
         found = encoders.candidates(shapes)
         if not found:
             why = f"its encoder ({known}) has the names and shapes of no timm model"
@@ -55,7 +53,9 @@ class SelfSupervisedFormat(Format):
         encoder = _encoder(findings, found, shapes)
         channels = encoders.stem_channels(encoder or found[0], shapes)
         several = () if encoder else tuple(found)
-        return Description(ENCODER_ONLY, encoder, 0, channels, candidates=several)
+        wanted = next(iter(SOURCES[known].wants.values()), None)
+        missing = f"build it with encoder_options={{'arguments': {dict(wanted)}}}" if wanted else ""
+        return Description(ENCODER_ONLY, encoder, 0, channels, candidates=several, missing=missing)
 
     def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
         """Of an encoder the table of its training; of a classifier timm's."""
@@ -99,6 +99,8 @@ def _fine_tuned(listing: Listing, shapes: Mapping[str, Shape], findings: Finding
     encoder = _encoder(findings, found, shapes)
     if encoder is None:
         return Description("classifier", None, candidates=tuple(found))
+    why = "a ViT normed after its pooling; timm's with global_pool='avg' has these names too"
+    findings.note("naming", "MAE, fine-tuned", "convention", f"{why} and computes the same")
     count, channels = listing.shapes["head.weight"][0], listing.shapes["patch_embed.proj.weight"][1]
     spec = findings.spec(
         "classifier",

@@ -61,6 +61,7 @@ def describe(
     encoder: str | None,
     *,
     arguments: Mapping[str, Any] | None = None,
+    style: str = "timm",
     expected: Callable[[int], tuple[InputSpec, str]] | None = None,
 ) -> Description:
     """The classifier of a listing in timm's names; torchvision's shared names go this way too.
@@ -71,6 +72,7 @@ def describe(
         found: encoders that fit.
         encoder: the chosen one, None where several remain.
         arguments: of timm's builder, where the encoder is not timm's own in everything.
+        style: encoder option, where it computes otherwise than timm's.
         expected: number of channels -> the input that the ecosystem's weights expect, and why;
             by default the statistics of timm's weights.
     """
@@ -87,7 +89,9 @@ def describe(
     if built.missing:
         return Description("classifier", encoder, count, channels, missing=built.missing)
     options = {**(arguments or {}), **built.arguments}
-    given_options = {"arguments": options} if options else {}
+    given_options: dict[str, Any] = {"arguments": options} if options else {}
+    if style != "timm":
+        given_options["style"] = style
     if expected is None:
         given, why = _usual(listing, findings, encoder, channels)
     else:
@@ -100,7 +104,7 @@ def describe(
         input_why=why,
         input_metadata=timm_config.stated_input(listing, channels),
         encoder_options=given_options,
-        decoder={} if linear(encoder) and not options else {"head": "timm"},
+        decoder={} if linear(encoder) and not given_options else {"head": "timm"},
     )
     return Description("classifier", encoder, count, channels, spec)
 

@@ -34,7 +34,6 @@ SHARED = (
 NOT_READ: Mapping[str, tuple[str, ...]] = {
     "LRASPP": ("backbone.0.0.weight", "classifier.low_classifier.weight"),
     "DeepLabV3 over MobileNetV3": ("backbone.0.0.weight", "classifier.0.convs.0.0.weight"),
-    "Swin": ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
     "Swin V2": ("features.0.0.weight", "features.1.0.attn.logit_scale"),
     "MaxViT": ("stem.0.0.weight", "blocks.0.layers.0.layers.MBconv.layers.pre_norm.weight"),
     "MNASNet": ("layers.0.weight", "layers.8.0.layers.0.weight"),
@@ -45,10 +44,9 @@ NOT_READ: Mapping[str, tuple[str, ...]] = {
     "AlexNet": ("features.10.weight", "classifier.1.weight", "classifier.6.weight"),
 }
 WHY: Mapping[str, str] = {
-    "Swin": (
-        ": it pads its maps before it shifts them and timm's after, so that the two agree on sides "
-        "that are multiples of 224 alone; its encoder goes into another model, create_model(..., "
-        "weights=path)"
+    "Swin V2": (
+        ": its biases of query, key and value are one tensor, of which timm's has the first and "
+        "the last third as two; save the model in timm's names"
     )
 }
 #: architecture of ours -> prefixes of torchvision's head -> ours.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from transferseg.load.findings import Findings
+from transferseg.load.formats import renamed
 from transferseg.load.formats import timm as timm_format
 from transferseg.load.formats.base import Description
 from transferseg.load.listing import Listing, Shape
@@ -28,11 +29,15 @@ class Family:
         title: as torchvision calls it.
         keys: that together only it has.
         encoders: timm's models that compute the same -> arguments of timm's builder that they need.
+        build: what timm builds with such shapes, where any size is known by them.
+        style: the encoder option that makes it compute the same.
     """
 
     title: str
     keys: tuple[str, ...]
     encoders: Mapping[str, Mapping[str, Any]]
+    build: Callable[[Mapping[str, Shape]], renamed.Build] | None = None
+    style: str = "timm"
 
 
 def _all(names: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Mapping[str, Any]]:
@@ -72,6 +77,13 @@ FAMILIES: Mapping[str, Family] = {
         ("features.0.0.weight", "features.1.0.layer_scale"),
         _all("convnext_tiny convnext_small convnext_base convnext_large"),
     ),
+    "swin": Family(
+        "Swin",
+        ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
+        _all(" ".join(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base"))),
+        renamed.swin,
+        "torchvision",
+    ),
     "densenet": Family(
         "DenseNet",
         ("features.conv0.weight", "features.denseblock1.denselayer1.norm.1.weight"),
@@ -107,19 +119,31 @@ def family_of(listing: Listing) -> str | None:
 def describe_family(listing: Listing, findings: Findings, name: str) -> Description:
     """A classifier with timm's model inside, or an encoder where there is no head."""
     family = FAMILIES[name]
-    renamed = replace(listing, shapes=_timm_shapes(listing, SOURCES[f"torchvision_{name}"]))
-    found = [one for one in family.encoders if one in models_of(renamed.shapes)]
-    if not found:
+    in_timms = replace(listing, shapes=_timm_shapes(listing, SOURCES[f"torchvision_{name}"]))
+    built = _built(family, in_timms.shapes)
+    if built is None:
         return Description(None, missing=_unknown(family))
-    encoder = findings.encoder(found[:1])
+    encoder = findings.encoder([built[0]])
     return timm_format.describe(
-        renamed,
+        in_timms,
         findings,
-        found[:1],
+        [built[0]],
         encoder,
-        arguments=family.encoders[found[0]],
+        arguments=built[1],
+        style=family.style,
         expected=expected_input,
     )
+
+
+def _built(family: Family, shapes: Mapping[str, Shape]) -> renamed.Build | None:
+    """What timm builds with these shapes; None where it has no such model."""
+    if family.build is not None:
+        try:
+            return renamed.shortest(family.build(shapes), shapes)
+        except (KeyError, IndexError, ValueError):  # it lacks tensors, or they have other ranks
+            return None
+    found = [one for one in family.encoders if one in models_of(shapes)]
+    return (found[0], dict(family.encoders[found[0]])) if found else None
 
 
 def family_naming(name: str) -> SourceFormat:

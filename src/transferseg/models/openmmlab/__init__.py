@@ -1,4 +1,4 @@
-"""Where MMSegmentation computes something else than timm with the same weights.
+"""Where MMSegmentation and others compute something else than timm with the same weights.
 
 The encoder option "style" chooses. Parameters keep timm's names and places in both styles, so that
 weights go from one to the other; `transfer.openmmlab` has what their values need on the way from a
@@ -7,6 +7,7 @@ file of MMSegmentation's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from timm.layers import LayerNorm2d
@@ -18,21 +19,27 @@ from torch import nn
 
 from transferseg.errors import SpecError
 from transferseg.models.openmmlab.hrnet import fuse_bilinearly
-from transferseg.models.openmmlab.swin import SteadyWindowBlock, pad_before_shifting
-from transferseg.models.openmmlab.vit import check_vit, vit_maps
+from transferseg.models.openmmlab.swin import pad_before_shifting
+from transferseg.models.openmmlab.vit import check_vit, vit_logits, vit_maps
 from transferseg.models.smp_style import taps_of
 
-__all__ = ["adopt", "arguments_of", "check_style", "out_norms", "vit_maps"]
+__all__ = ["adopt", "arguments_of", "check_style", "out_norms", "vit_logits", "vit_maps"]
 
 #: timm's models of which MMSegmentation computes something else
 DIFFERENT = (VisionTransformer, SwinTransformer, ConvNeXt, HighResolutionNet)
+#: other styles -> timm's models of which these libraries compute something else
+OTHERS: Mapping[str, tuple[type[nn.Module], ...]] = {
+    "transformers": (SwinTransformer,),
+    "torchvision": (SwinTransformer,),
+    "mmpretrain": (VisionTransformer, SwinTransformer),
+}
 
 
 def check_style(style: str, name: str, model_class: type[nn.Module] | None) -> None:
     """Refuse a style that the encoder has not.
 
     Args:
-        style: "timm", "mmseg", "transformers" or "smp".
+        style: one of `variant.STYLES`.
         name: of the encoder, for the message.
         model_class: timm's; None for an encoder that is not timm's.
 
@@ -41,10 +48,11 @@ def check_style(style: str, name: str, model_class: type[nn.Module] | None) -> N
     """
     if style == "smp":
         taps_of(name)
-    if style == "transformers" and model_class is not SwinTransformer:
+    if style in OTHERS and model_class not in OTHERS[style]:
+        known = " and ".join(known.__name__ for known in OTHERS[style])
         raise SpecError(
-            f"style 'transformers' is one of timm's SwinTransformer, which encoder {name!r} is "
-            "not; leave style out."
+            f"style {style!r} is one of timm's {known}, which encoder {name!r} is not; leave style "
+            "out."
         )
     if style == "mmseg" and model_class not in DIFFERENT:
         raise SpecError(
@@ -68,23 +76,21 @@ def arguments_of(style: str, model_class: type[nn.Module]) -> dict[str, Any]:
 def adopt(model: Any, name: str, style: str = "mmseg") -> None:  # noqa: ANN401 - a timm model
     """Make one of timm's models, just built, compute as in another style, in place.
 
-    A ViT stays as it is, its maps are read by `vit_maps`; and so does a ConvNeXt, whose maps get
-    norms.
+    A ViT stays as it is, `vit_maps` and `vit_logits` read it; and so does a ConvNeXt, whose maps
+    get norms.
 
     Args:
         model: a ViT, Swin, ConvNeXt or HRNet.
         name: of the encoder, for the message.
-        style: "mmseg", or "transformers" of a Swin.
+        style: one of `variant.STYLES` but "timm".
 
     Raises:
         SpecError: a ViT with parts that MMSegmentation's has not.
     """
-    if style == "transformers":
-        pad_before_shifting(model, SteadyWindowBlock)
-    elif isinstance(model, VisionTransformer):
+    if isinstance(model, VisionTransformer):
         check_vit(model, name)
     elif isinstance(model, SwinTransformer):
-        pad_before_shifting(model)
+        pad_before_shifting(model, style)
     elif isinstance(model, HighResolutionNet):
         fuse_bilinearly(model)
 

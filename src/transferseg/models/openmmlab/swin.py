@@ -1,6 +1,8 @@
-"""MMSegmentation's Swin: windows that never shrink, on maps padded before they are shifted."""
+"""Other libraries' Swin: windows that never shrink, on maps padded before they are shifted."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +48,7 @@ class SteadyWindowBlock(PaddedWindowBlock):
 
     Source: transformers' SwinModel, with whose weights it computes the same. (A model of theirs
     that has once seen such a map shifts no more; this one has no memory. Maps smaller than a window
-    are an error there.)
+    are an error there.) MMPretrain's Swin shifts alike.
     """
 
     def _shift_on(self, height: int, width: int) -> tuple[int, int]:
@@ -56,15 +58,37 @@ class SteadyWindowBlock(PaddedWindowBlock):
         )
 
 
-def pad_before_shifting(
-    model: SwinTransformer, block_class: type[PaddedWindowBlock] = PaddedWindowBlock
-) -> None:
+class SideWindowBlock(PaddedWindowBlock):
+    """The same, but unshifted along each side that one window holds.
+
+    Args:
+        block: one of timm's, of Swin; its modules are taken over under their names.
+
+    Source: torchvision's SwinTransformer, with whose weights it computes the same.
+    """
+
+    def _shift_on(self, height: int, width: int) -> tuple[int, int]:
+        """Along the sides that are longer than a window."""
+        (rows, columns), (down, right) = self.window, self.shift
+        return down if height > rows else 0, right if width > columns else 0
+
+
+#: style -> what the blocks of a Swin become; MMPretrain's shift as transformers' do
+BLOCKS: Mapping[str, type[PaddedWindowBlock]] = {
+    "mmseg": PaddedWindowBlock,
+    "transformers": SteadyWindowBlock,
+    "mmpretrain": SteadyWindowBlock,
+    "torchvision": SideWindowBlock,
+}
+
+
+def pad_before_shifting(model: SwinTransformer, style: str = "mmseg") -> None:
     """Replace the blocks of a Swin of timm's in place; parameters and names stay.
 
     Args:
         model: built with `always_partition=True`, so that its windows have their full size.
-        block_class: what the blocks become.
+        style: one of `BLOCKS`.
     """
     for stage in model.layers:
         for index, block in enumerate(stage.blocks):
-            stage.blocks[index] = block_class(block)
+            stage.blocks[index] = BLOCKS[style](block)

@@ -42,6 +42,20 @@ def read_swin(part: Part, findings: Findings, hints: Hints) -> Body:  # noqa: AR
     """
     part.refuse_strangers(KEYS, "its Swin")
     refuse_unless(hints, "backbone", "out_indices", (None, [0, 1, 2, 3]))
+    name, arguments, in_channels = swin_arguments(part)
+    options: dict[str, Any] = {"style": "mmseg"}
+    if arguments:
+        options["arguments"] = arguments
+    width = part.of("patch_embed.projection.weight", 4)[0]
+    return Body(name, tuple(width * 2**stage for stage in range(4)), in_channels, "swin", options)
+
+
+def swin_arguments(part: Part) -> tuple[str, dict[str, Any], int]:
+    """Timm's name of a Swin in OpenMMLab's names, arguments for the rest, and image channels.
+
+    Raises:
+        NotBuiltError: tensors are missing, or a window is not square.
+    """
     width, in_channels, *_ = part.of("patch_embed.projection.weight", 4)
     stages = range(4)
     depths = tuple(part.count(f"stages.{stage}.blocks.{{}}.norm1.weight") for stage in stages)
@@ -56,11 +70,7 @@ def read_swin(part: Part, findings: Findings, hints: Hints) -> Body:  # noqa: AR
         arguments["mlp_ratio"] = hidden / width
     if not part.has("stages.0.blocks.0.attn.w_msa.qkv.bias"):
         arguments["qkv_bias"] = False
-    options: dict[str, Any] = {"style": "mmseg"}
-    if arguments:
-        options["arguments"] = arguments
-    channels = tuple(width * 2**stage for stage in stages)
-    return Body(name, channels, in_channels, "swin", options)
+    return name, arguments, in_channels
 
 
 def _named(

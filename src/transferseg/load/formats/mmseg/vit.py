@@ -47,14 +47,11 @@ def read_vit(part: Part, neck: Part, findings: Findings, hints: Hints) -> Body:
     refuse_unless(hints, "backbone", "interpolate_mode", (None, "bicubic"))
     refuse_unless(hints, "backbone", "with_cls_token", (None, True))
     refuse_unless(hints, "neck", "scales", (None, [4, 2, 1, 0.5]))
-    norm = hints.values("backbone", "norm_cfg")
-    if norm and norm.get("eps", 1e-5) != 1e-6:
-        raise NotBuiltError(
-            f"its config norms with {dict(norm)}, which is not built: eps must be 1e-6"
-        )
+    check_norm(hints)
     width, in_channels, *patch = part.of("patch_embed.projection.weight", 4)
     depth = part.count("layers.{}.ln1.weight")
-    name, arguments = _arguments(part, findings, hints, width, depth, patch)
+    bias = part.has("layers.0.attn.attn.in_proj_bias")
+    name, arguments = arguments_of_vit(part, findings, hints, (width, depth, *patch), bias=bias)
     options: dict[str, Any] = {"style": "mmseg"}
     if arguments:
         options["arguments"] = arguments
@@ -69,17 +66,49 @@ def read_vit(part: Part, neck: Part, findings: Findings, hints: Hints) -> Body:
     return Body(name, (width,) * len(options["layers"]), in_channels, "vit", options)
 
 
-def _arguments(
-    part: Part, findings: Findings, hints: Hints, width: int, depth: int, patch: list[int]
+def check_norm(hints: Hints) -> None:
+    """Refuse a config with another epsilon than 1e-6, with which ViTs are published.
+
+    Raises:
+        NotBuiltError: naming it.
+    """
+    norm = hints.values("backbone", "norm_cfg")
+    if norm and norm.get("eps", 1e-5) != 1e-6:
+        raise NotBuiltError(
+            f"its config norms with {dict(norm)}, which is not built: eps must be 1e-6"
+        )
+
+
+def arguments_of_vit(
+    part: Part,
+    findings: Findings,
+    hints: Hints,
+    sizes: tuple[int, ...],
+    *,
+    bias: bool,
+    heads: int | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Timm's name, and the arguments for what it does not say."""
+    """Timm's name, and the arguments for what it does not say.
+
+    Args:
+        part: the backbone.
+        findings: what keywords decide.
+        hints: what the file says.
+        sizes: width, number of blocks, height and width of a patch.
+        bias: whether query, key and value have one.
+        heads: of the published network of that size, where they are not 64 wide.
+
+    Raises:
+        NotBuiltError: sizes that no ViT of timm's has, or that leave the heads open.
+    """
+    width, depth, *patch = sizes
     name, blocks, usual_heads = NAMES.get(width, NAMES[768])
     arguments: dict[str, Any] = {}
     if width not in NAMES:
         arguments["embed_dim"] = width
     if depth != blocks:
         arguments["depth"] = depth
-    heads = _heads(findings, hints, width)
+    heads = _heads(findings, hints, width, heads)
     if heads != usual_heads:
         arguments["num_heads"] = heads
     hidden = part.of("layers.0.ffn.layers.0.0.weight", 2)[0]
@@ -91,7 +120,7 @@ def _arguments(
                 f"{part.prefix}patch_embed.projection.weight is not square: {patch}"
             )
         arguments["patch_size"] = patch[0]
-    if not part.has("layers.0.attn.attn.in_proj_bias"):
+    if not bias:
         arguments["qkv_bias"] = False
     size = _size(part, hints, patch[0])
     if size != 224:
@@ -99,13 +128,15 @@ def _arguments(
     return name, arguments
 
 
-def _heads(findings: Findings, hints: Hints, width: int) -> int:
-    said = hints.number("backbone", "num_heads")
+def _heads(findings: Findings, hints: Hints, width: int, usual: int | None) -> int:
+    arch = hints.values("backbone", "arch").get("num_heads")  # MMPretrain's way to say it
+    said = hints.number("backbone", "num_heads") or (arch if type(arch) is int else None)
     known = findings.asked.get("num_heads") or findings.asked.get("encoder_options") or said
-    if width % 64 and not known:
+    if width % 64 and not known and not usual:
         raise NotBuiltError(f"a width of {width} does not tell the number of heads: say num_heads=")
     heads: int = opened(
-        findings, "num_heads", max(1, width // 64), why="64 channels a head",
+        findings, "num_heads", usual or max(1, width // 64),
+        why="the published network of that size" if usual else "64 channels a head",
         metadata=None if said is None else int(said),
     )  # fmt: skip
     if type(heads) is not int or heads < 1 or width % heads:
