@@ -14,7 +14,7 @@ from transferseg.errors import TrainingError
 from transferseg.training import EpochEvent, StepEvent, TrainState, cosine, evaluate, fit, sgd
 
 from .conftest import _forget
-from .tiny import Accuracy, accelerator, bce, loader, net, same, samples, weights
+from .tiny import Accuracy, accelerator, bce, darker, loader, net, prepared, same, samples, weights
 
 
 def prepare(model=None, *, accumulate=1, optimizer=None, schedule=None):
@@ -144,6 +144,23 @@ def test_what_else_uses_accelerate_changes_no_accumulation(aside):
     kept = [aside(state) for _ in run(state)]
     assert len(kept) == 6
     check(state, expected)
+
+
+def test_evaluating_the_data_that_train_changes_no_augmentation():
+    """accelerate tells the data of every loader that it begins an epoch: the first."""
+
+    def trained(*, scored):
+        data = DataLoader(prepared(augment=darker), batch_size=3)
+        state = prepare()
+        for _ in fit(state, data, loss=bce, epochs=3):
+            if scored:
+                evaluate(state.model, data, metrics=Accuracy(), accelerator=state.accelerator)
+        _forget()
+        return outcome(state)
+
+    (plain, place), (scored, same_place) = trained(scored=False), trained(scored=True)
+    assert place == same_place
+    assert same(plain, scored)
 
 
 def test_two_trainings_side_by_side():

@@ -186,6 +186,7 @@ class TrainState:
         self.total_steps = planned
         if self.scheduler is None:
             self.scheduler = self.schedule(self.optimizer.optimizer, planned or 0)
+            self.optimizer.__setstate__({})  # float16: it wraps the step anew, as the schedule did
 
     def step_schedule(self) -> None:
         """One complete update is done; a plateau schedule waits for its score."""
