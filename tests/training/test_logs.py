@@ -88,6 +88,15 @@ def test_rows_that_come_again_are_taken_off(logger, tmp_path, step, epoch, left)
     assert read(log) == ROWS[:left]
 
 
+@LOGGERS
+def test_rows_of_epochs_need_no_step(logger, tmp_path):
+    log = logger(tmp_path / "log", prepared())
+    for epoch in (1, 2, 3):
+        log.write({"epoch": epoch, "dice": 0.1 * epoch})
+    log = logger(tmp_path / "log", prepared(20, 2), resume=True)
+    assert [int(row["epoch"]) for row in log.rows()] == [1, 2]
+
+
 def test_new_columns_are_added_at_the_end(tmp_path):
     log = CSVLogger(tmp_path / "log.csv", prepared())
     log.write({"step": 1, "loss": 0.5})

@@ -9,20 +9,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from transferseg.errors import TrainingError
-from transferseg.training import EpochEvent, TrainState, adamw, fit, sgd, train
+from transferseg.training import EpochEvent, TrainState, adamw, cosine, fit, sgd, train
 
 from .conftest import _forget
 from .test_resume import everything, same
 from .tiny import TermsLoss, accelerator, bce, net, samples
 
 
-def prepare(*, norm=True, accumulate=1, scale=None, optimizer=adamw):
+def prepare(*, norm=True, accumulate=1, scale=None, optimizer=adamw, schedule=None):
     shared = accelerator(gradient_accumulation_steps=accumulate)
     if scale is not None:  # as for float16, which accelerate does not offer on a CPU
         shared.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     return TrainState.prepare(
-        net(norm=norm, dropout=0.0), optimizer=partial(optimizer, lr=0.05), accelerator=shared
-    )
+        net(norm=norm, dropout=0.0), optimizer=partial(optimizer, lr=0.05), accelerator=shared,
+        schedule=schedule,
+    )  # fmt: skip
 
 
 def spoiled(*places, count=10, value=float("nan")):
@@ -126,14 +127,15 @@ def hundredfold(logits, target):
 
 def test_overflows_are_counted_and_the_rest_is_the_plain_run():
     """A scale is a power of two, so that it changes no bit of a gradient that does not overflow."""
-    state = prepare(norm=False, scale=2.0**125, optimizer=sgd)
+    state = prepare(norm=False, scale=2.0**125, optimizer=sgd, schedule=cosine())
     data = DataLoader(samples(24), batch_size=2)
     *events, epoch = fit(state, data, loss=hundredfold, epochs=1)
     skipped = epoch.skipped
     assert 1 <= skipped < 10
     assert state.step == len(events) == 12 - skipped
     _forget()
-    plain = prepare(norm=False, optimizer=sgd)
+    plain = prepare(norm=False, optimizer=sgd, schedule=cosine())
+    plain.total_steps = state.total_steps
     rest = DataLoader(samples(24)[2 * skipped :], batch_size=2)
     list(fit(plain, rest, loss=hundredfold, epochs=1))
     for name, weight in plain.unwrapped.state_dict().items():

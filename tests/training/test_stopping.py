@@ -36,6 +36,13 @@ def test_lower_is_better():
     assert stopping.should_stop
 
 
+def test_an_infinity_is_no_better_than_another():
+    stopping = EarlyStopping(patience=2, mode="min")
+    assert [stopping.update(math.inf) for _ in range(3)] == [True, False, False]
+    assert (stopping.best_count, stopping.should_stop) == (1, True)
+    assert stopping.update(3.0)
+
+
 def test_without_patience_it_never_stops():
     stopping = EarlyStopping()
     for _ in range(50):

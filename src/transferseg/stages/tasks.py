@@ -21,6 +21,7 @@ from transferseg.models.base import SpecModel
 from transferseg.spec import InputSpec, ModelSpec
 from transferseg.stages.recipes import ModelRecipe
 from transferseg.training import Loss, Metric
+from transferseg.training.judge import better
 from transferseg.types import Target
 
 
@@ -106,7 +107,7 @@ class Segment:
 
     def best(self, spec: ModelSpec) -> tuple[str, Literal["max", "min"]]:  # noqa: ARG002
         """The chosen score; losses fall, all others rise."""
-        return self.score, _way(self.score)
+        return self.score, better(self.score)
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Classify:
     def best(self, spec: ModelSpec) -> tuple[str, Literal["max", "min"]]:
         """The chosen score, or what the kind of labels suggests."""
         score = self.score or ("accuracy" if spec.mode == "multiclass" else "mean_auroc")
-        return score, _way(score)
+        return score, better(score)
 
 
 @dataclass(frozen=True)
@@ -217,10 +218,6 @@ class Reconstruct:
     def best(self, spec: ModelSpec) -> tuple[str, Literal["max", "min"]]:  # noqa: ARG002
         """The chosen error, which falls."""
         return self.score, "min"
-
-
-def _way(score: str) -> Literal["max", "min"]:
-    return "min" if score == "loss" or score.startswith("loss_") else "max"
 
 
 #: The tasks by name; a user's own needs no entry.

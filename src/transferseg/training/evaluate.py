@@ -185,8 +185,10 @@ def _batches(
             "over several processes, evaluate needs a map-style data set: the shares of an "
             "iterable one are filled up with repeated samples."
         )
-    if accelerator is not None:
-        loader = prepared(accelerator, loader, even_batches=False)
+    if accelerator is not None and not isinstance(loader, DataLoaderStateMixin):
+        shared: Any = prepared(accelerator, loader, even_batches=False)
+        shared.set_epoch = lambda _: None  # its data may be those of a training under way
+        loader = shared
     hidden = not progress or (accelerator is not None and not accelerator.is_main_process)
     bar = tqdm(loader, desc="evaluate", leave=False, disable=hidden)
     batches = (send_to_device(batch, device) for batch in bar)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,6 +14,22 @@ from transferseg.training.targets import Loss
 
 #: The number that decides which epoch is best: a name among the scores, or a function of them.
 ScoreLike: TypeAlias = str | Callable[[Any], float]
+#: Names of scores that fall as a model gets better: losses, and of `transferseg.metrics` errors,
+#: distances, false alarms and misses; perhaps a mean over classes, or of a class, which follows.
+_FALLING = re.compile(
+    r"(mean_)?(loss|l1|l2|ece|mce|brier|hd|hd95|assd|absolute_volume_difference"
+    r"|false_positives_per_image|false_alarms|false_alarm_images|missed|missed_images)(_.*)?"
+)
+
+
+def better(score: ScoreLike) -> Literal["max", "min"]:
+    """Which way a score is better, by its name; "max" for a function and for unknown names.
+
+    Example:
+        >>> better("mean_dice"), better("mean_hd95"), better("assd_lung"), better("loss")
+        ('max', 'min', 'min', 'min')
+    """
+    return "min" if isinstance(score, str) and _FALLING.fullmatch(score) else "max"
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,9 @@ class Judge:
     @property
     def name(self) -> str:
         """What the score is, and which way it is better: it must not change within a run."""
-        what = self.score if isinstance(self.score, str) else self.score.__qualname__
+        score: Any = getattr(self.score, "func", self.score)  # that of a functools.partial
+        named = getattr(score, "__qualname__", type(score).__qualname__)
+        what = score if isinstance(score, str) else named
         return f"{what} ({self.mode})"
 
     def read(self, results: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
@@ -66,8 +85,7 @@ def make_judge(
         )
     measured: dict[str, Metric[Any]] = {} if metrics is None else {"scores": metrics}
     score = score or "loss"
-    falls = isinstance(score, str) and (score == "loss" or score.startswith("loss_"))
-    return Judge({**measured, "loss": MeanLoss(loss)}, score, mode or ("min" if falls else "max"))
+    return Judge({**measured, "loss": MeanLoss(loss)}, score, mode or better(score))
 
 
 def flat_scores(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -180,7 +180,9 @@ def _single_value_norms(model: nn.Module, loader: Loader, accelerator: Accelerat
     if not norms:
         return []
     handles = [norm.register_forward_pre_hook(look(name)) for name, norm in norms.items()]
-    index = next(iter(loader.sampler)) if loader.sampler is not None else 0
+    index = next(iter(loader.sampler), None) if loader.sampler is not None else 0
+    if index is None:  # no sample at all, which is told by the length of the loader
+        return []
     try:
         # A data set that has not been told its epoch augments from the global random state, and
         # a resumed run, which looks again, would go on with another one.

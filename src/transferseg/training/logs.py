@@ -79,8 +79,8 @@ class JSONLLogger(_FileLogger):
     Every row is one write: a killed process leaves whole rows and perhaps a torn last one. With
     `resume` that one is taken off, and so are the rows of updates and epochs that the state, loaded
     from an older save, will do again; so write a row before the save that follows it. Rows know
-    their place by "step", "epoch" and, where "event" is "epoch", as complete epochs. NaN and
-    infinities, which JSON does not know, are null.
+    their place by "step" and, where "event" is "epoch" or there is no "step", by "epoch", which
+    counts complete epochs. NaN and infinities, which JSON does not know, are null.
 
     Args:
         path: of the file, made with the first row.
@@ -194,10 +194,11 @@ def _cells(columns: Sequence[str], row: Mapping[str, Any]) -> str:
 
 def _is_done(row: Mapping[str, Any], state: TrainState) -> bool:
     """Whether a row is of what the state has done."""
-    step, epoch = row.get("step"), row.get("epoch")
-    if row.get("event") == "epoch" and epoch not in (None, "") and int(epoch) > state.epoch:
+    step, epoch = (None if row.get(name) == "" else row.get(name) for name in ("step", "epoch"))
+    of_epoch = row.get("event") == "epoch" or step is None
+    if of_epoch and epoch is not None and int(epoch) > state.epoch:
         return False
-    return step in (None, "") or int(step) <= state.step
+    return step is None or int(step) <= state.step
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell of a row

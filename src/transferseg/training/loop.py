@@ -43,8 +43,9 @@ def fit(
     """Train until the state has `epochs` epochs or `steps` updates; yield what has been done.
 
     A `StepEvent` follows every complete optimizer update, an `EpochEvent` every complete epoch.
-    Between two events the state may be saved, evaluated, or left for good; a later `fit` goes on
-    where it stands, in the middle of an epoch too. Both numbers count from the start of training:
+    Between two events the state may be saved, loaded, evaluated, or left for good; a later `fit`
+    goes on where it stands, in the middle of an epoch too. An update that is cut short (Ctrl-C, an
+    error) has not been made: its batches come again. Both numbers count from the start of training:
     a state with 3 epochs does 2 more for `epochs=5`, and nothing for `epochs=3`.
 
     With `Accelerator(gradient_accumulation_steps=n)` an update takes the mean gradient of n
@@ -59,12 +60,12 @@ def fit(
     whose float16 gradients overflow is left out and counted (`EpochEvent.skipped`).
 
     Before the first update the first batch is checked against the model's spec. A loss that is not
-    finite is found when losses are read: at the end of the epoch and at every save, so that no
-    step waits for the device. With `skip_nonfinite` every update is looked at before it is made,
-    which waits for the device each time: one whose loss or gradient is not finite is left out, with
-    a warning that names batch and samples. Weights, optimizer, schedule and buffers (BatchNorm's
-    statistics) are then as if its batches had not been there; random numbers that they drew, for
-    dropout say, stay drawn.
+    finite is found when losses are read: at the end of the epoch and of the run and at every save,
+    so that no step waits for the device. With `skip_nonfinite` every update is looked at before it
+    is made, which waits for the device each time: one whose loss or gradient is not finite is left
+    out, with a warning that names batch and samples. Weights, optimizer, schedule and buffers
+    (BatchNorm's statistics) are then as if its batches had not been there; random numbers that they
+    drew, for dropout say, stay drawn.
 
     The order of every epoch follows from the state's seed: the generators of the loader and of its
     sampler are seeded from (seed, epoch), and those without one get one. Samples must not depend
@@ -78,7 +79,8 @@ def fit(
         epochs: complete epochs at which to end; this or `steps`.
         steps: complete updates at which to end, perhaps in the middle of an epoch.
         target: "mask", "label", or "image" (the normalised image itself, for autoencoders).
-        clip_norm: the gradient's global norm is held below this, above 0; None leaves it.
+        clip_norm: the global norm of the gradient, of all that the optimizer changes, is held below
+            this, above 0; None leaves it.
         channels_last: lay out model and images in channels-last order, faster on recent GPUs.
         unfreeze: what begins to train at which epoch; applied at the beginning of each.
         auxiliary_weight: of the auxiliary head's loss, 0 or more; by default 0.4 where the model
@@ -125,8 +127,6 @@ def _run(state: TrainState, loader: Loader, plan: Plan) -> Iterator[StepEvent | 
     if plan.reached(state):
         return
     accelerator = state.accelerator
-    # Any Accelerator made since, by anyone, has changed this number: accelerate's state is global.
-    accelerator.gradient_accumulation_steps = state.accumulation
     if plan.channels_last:
         state.unwrapped.to(memory_format=torch.channels_last)
     loaders.own_generators(loader)
@@ -168,6 +168,8 @@ def _epoch(
     """The rest of the epoch under way; returns early when the plan's last update is done."""
     clock = Clock(state)
     begin_epoch(state, plan.unfreeze)
+    state.model.zero_grad()  # an update that was cut short has left some
+    state.accelerator.step = 0
     batches = loaders.epoch_of(loader, seed=state.seed, epoch=state.epoch, skip=state.batches)
     group: list[BatchLoss] = []
     try:
@@ -176,20 +178,49 @@ def _epoch(
                 check_first(batch, state.unwrapped, plan.target)
                 check = False
             rate = state.learning_rate
+            _claim(state, batches)
             if _batch(state, batch, plan, watch, group):
                 clock.stop()
-                yield _step_event(state, group, rate, clock)
+                event, place = _step_event(state, group, rate, clock), _place(state)
                 group.clear()
+                yield event
+                if _place(state) != place:  # it was loaded, or trained by another `fit`
+                    return
                 if plan.reached(state) and not batches.end_of_dataloader:
+                    state.record.settle()
                     return
                 clock.start()
     finally:
         batches.end()  # left early, it would stay accelerate's current loader
+        state.batches -= len(group)  # of an update that was cut short
+        state.samples_seen -= _images(state, group)
     if state.batches == 0:
         raise TrainingError("the loader gave no batches; an empty data set?")
     state.record.settle()  # waits for the device, which is time of this epoch
     clock.stop()
     yield _finish_epoch(state)
+
+
+def _place(state: TrainState) -> tuple[int, int, int]:
+    return state.step, state.epoch, state.batches
+
+
+def _images(state: TrainState, group: Sequence[BatchLoss]) -> int:
+    """How many images these batches have, over all processes."""
+    processes: int = state.accelerator.num_processes
+    return sum(loss.images for loss in group) * processes
+
+
+def _claim(state: TrainState, batches: Any) -> None:  # noqa: ANN401
+    """Tell accelerate how many batches accumulate, and whose last one ends an accumulation.
+
+    Its state is global: an Accelerator that was made since, by anyone, has changed the number, and
+    a loader that was begun and left, or another training, stands as the current one.
+    """
+    accelerator = state.accelerator
+    accelerator.gradient_accumulation_steps = state.accumulation
+    if accelerator.gradient_state.active_dataloader is not batches:
+        accelerator.gradient_state._add_dataloader(batches)
 
 
 def _batch(
@@ -238,13 +269,13 @@ def _update(state: TrainState, plan: Plan, watch: Watch, group: list[BatchLoss])
         state.optimizer.zero_grad()
         group.clear()
         return False
-    for loss in group:
-        state.record.add(loss)
     _finish_gradient(state, plan, len(group))
     _step(state)
+    for loss in group:
+        state.record.add(loss)
     if state.accelerator.optimizer_step_was_skipped:  # float16 gradients overflowed
-        watch.overflowed()
         group.clear()
+        watch.overflowed()
         return False
     watch.kept()
     state.step += 1
@@ -273,10 +304,10 @@ def _finish_gradient(state: TrainState, plan: Plan, batches: int) -> None:
     """Make an incomplete accumulation a mean as well, and clip."""
     if batches < state.accumulation:
         # accelerate divides each loss by the full number, though an epoch may end before it
-        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in state.trained() if p.grad is not None]
         torch._foreach_mul_(gradients, state.accumulation / batches)
     if plan.clip_norm is not None:
-        state.accelerator.clip_grad_norm_(state.model.parameters(), plan.clip_norm)
+        state.accelerator.clip_grad_norm_(state.trained(), plan.clip_norm)
 
 
 def _step_event(
@@ -286,7 +317,7 @@ def _step_event(
     means = dict(terms[0])
     if len(terms) > 1:
         means = {name: torch.stack([one[name] for one in terms]).mean() for name in means}
-    images = sum(loss.images for loss in group) * state.accelerator.num_processes
+    images = _images(state, group)
     return StepEvent(state.step, state.epoch + 1, means, rate, images, *clock.lap())
 
 

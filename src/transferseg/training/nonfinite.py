@@ -70,7 +70,6 @@ class Watch:
             for buffer, former in zip(self._state.unwrapped.buffers(), self._buffers, strict=True):
                 buffer.copy_(former)
         self._in_a_row += 1
-        self._state.epoch_skipped += 1
         text = _text(losses, bad, elsewhere=loss_is)
         if self._in_a_row > self._limit:
             raise TrainingError(
@@ -78,6 +77,7 @@ class Watch:
                 f"{self._limit} leaves out no more. Lower the learning rate, clip gradients "
                 "(clip_norm=1.0), or look at those samples."
             )
+        self._state.epoch_skipped += 1
         warnings.warn(f"{text} The update is left out.", stacklevel=6)  # who iterates `fit`
         return True
 
@@ -103,7 +103,7 @@ class Watch:
     def _finite(self, losses: Sequence[BatchLoss]) -> list[bool]:
         """Of each loss, then of all gradients: whether it is finite; read in one copy."""
         flags = [torch.isfinite(loss.terms["loss"]).reshape(1) for loss in losses]
-        gradients = [p.grad for p in self._state.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._state.trained() if p.grad is not None]
         # Those of float16 overflow now and then, and its scaler looks at them itself.
         if gradients and self._state.accelerator.scaler is None:
             largest = torch._foreach_norm(gradients, math.inf)

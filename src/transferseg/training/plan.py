@@ -53,7 +53,9 @@ class Plan:
     def reached(self, state: TrainState) -> bool:
         """Whether the state is where this plan ends."""
         if self.steps is not None:
-            return state.step >= self.steps
+            # An epoch all of whose batches are done has an event to come, perhaps after a kill.
+            complete = 0 < state.batches == state.epoch_length
+            return state.step >= self.steps and not complete
         return self.epochs is not None and state.epoch >= self.epochs
 
     def last_step(self, state: TrainState, batches: int | None) -> int | None:

@@ -62,21 +62,23 @@ class EpochRecord:
 
         Raises:
             TrainingError: a loss that is not finite; names the update, the epoch, the batch and
-                its samples.
+                its samples. It stays pending, so that no later save passes over it.
         """
-        pending, self._pending = self._pending, []
+        pending = self._pending
         if not pending:
             return
         scalars = [value for loss in pending for value in loss.terms.values()]
         stacked = torch.stack([value.reshape(()).to(torch.float32) for value in scalars])
         values = iter(stacked.cpu().tolist())
-        for loss in pending:
-            own = {name: next(values) for name in loss.terms}
+        read = [{name: next(values) for name in loss.terms} for loss in pending]
+        for loss, own in zip(pending, read, strict=True):
             if not math.isfinite(own["loss"]):
                 raise TrainingError(_not_finite(own, loss))
+        for loss, own in zip(pending, read, strict=True):
             for name, value in own.items():
                 self.totals[name] = self.totals.get(name, 0.0) + value * loss.images
             self.weight += loss.images
+        self._pending = []
 
     def reduced(self, accelerator: Accelerator) -> tuple[dict[str, float], int]:
         """The settled sums and the number of samples over all processes."""

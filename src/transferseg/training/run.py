@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transferseg.errors import TrainingError
 from transferseg.training import saves, sharded
 from transferseg.training.atomic import recovered, write_text
-from transferseg.training.best import BestCheckpoints
+from transferseg.training.best import INDEX_FILE, BestCheckpoints
 from transferseg.training.ema import EMA
 from transferseg.training.history import History, rows_to_csv
 from transferseg.training.judge import Judge
@@ -60,13 +60,13 @@ def running(
     state = state or TrainState.prepare(
         model, optimizer=optimizer, schedule=schedule, accelerator=accelerator, seed=seed
     )
-    if ema_decay is not None:
-        EMA(state, decay=ema_decay)
     run = Run(
         state, place, judge, stopping, keep_best=restore_best, scheme=scheme,
         checkpoints=checkpoints,
     )  # fmt: skip
     try:
+        if ema_decay is not None:
+            EMA(state, decay=ema_decay)
         if resume and place is not None:
             run.resume()
         yield run
@@ -124,7 +124,8 @@ def _check_options(
             f"{type(model).__name__} has no save_pretrained(folder), which writes the best model; "
             "build it with create_model, or train without a folder."
         )
-    if not resume and recovered(folder / "last").exists():
+    kept = folder / "checkpoints" / INDEX_FILE  # of a run that ended before its first save
+    if not resume and (recovered(folder / "last").exists() or kept.exists()):
         raise TrainingError(
             f"{folder} already holds a run; give resume=True to go on with it, or another folder."
         )

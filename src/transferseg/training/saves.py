@@ -182,6 +182,8 @@ def load(state: TrainState, folder: Path) -> None:
     if values["scheduled"]:
         state.total_steps = None
         state.lay_schedule(counters["total_steps"] if given is None else given)
+    elif state.scheduler is not None:  # saved before the first `fit`: that lays the schedule anew
+        state.scheduler, given = None, counters["total_steps"]
     try:
         with sharded.plain_failures(state.accelerator):
             state.accelerator.load_state(str(folder))

@@ -186,6 +186,7 @@ class TrainState:
         self.total_steps = planned
         if self.scheduler is None:
             self.scheduler = self.schedule(self.optimizer.optimizer, planned or 0)
+            self.optimizer.__setstate__({})  # float16: it wraps the step anew, as the schedule did
 
     def step_schedule(self) -> None:
         """One complete update is done; a plateau schedule waits for its score."""
@@ -201,6 +202,11 @@ class TrainState:
     def learning_rate(self) -> float:
         """The highest learning rate of the parameter groups."""
         return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer changes; gradients of others mean nothing."""
+        own = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        return [parameter for parameter in self.model.parameters() if id(parameter) in own]
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the whole state; the former save stays until the new one is complete on disk.

@@ -60,7 +60,7 @@ class EarlyStopping:
             return False
         if self._reference is None or self._gain(score, self._reference) > self.minimum_delta:
             self._reference, self._reference_count = score, self.count
-        if self.best is not None and self._gain(score, self.best) <= 0:
+        if self.best is not None and not self._gain(score, self.best) > 0:  # NaN of infinities
             return False
         self.best, self.best_count = score, self.count
         return True

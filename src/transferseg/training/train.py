@@ -84,7 +84,8 @@ def train(
         score: decides which epoch is best: a name among the scores, or a function of what
             `metrics.scores()` returns. "loss" when there are no metrics; must be given with them.
         mode: "max" where higher scores are better, "min" where lower ones are; by default "min" for
-            the score "loss" and "max" for any other.
+            losses and for the errors, distances, false alarms and misses of `metrics`, by their
+            names ("mean_hd95", "l1", "mean_ece"), and "max" for any other score or function.
         optimizer: see `TrainState.prepare`.
         schedule: see `TrainState.prepare`; a plateau schedule is stepped with the score.
         accelerator: see `TrainState.prepare`; it is handed back without the model.

@@ -1,0 +1,121 @@
+"""Which way a score is better, and under which name it stands in the history."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from transferseg.errors import TrainingError
+from transferseg.metrics import (
+    CalibrationCounts,
+    LesionCounts,
+    ReconstructionError,
+    SegmentationCounts,
+    SurfaceCounts,
+)
+from transferseg.training import train
+from transferseg.training.judge import better, flat_numbers
+
+from .conftest import _forget
+from .tiny import Accuracy, Scripted, accelerator, bce, loader, net
+
+TRUTH = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
+TRUTH[:, :, 2:6, 2:6] = 1
+RIGHT = 40.0 * (TRUTH - 0.5)
+WRONG = RIGHT.roll((4, 4), (2, 3))  # in the corners
+
+
+@pytest.mark.parametrize(
+    "make", [SegmentationCounts, SurfaceCounts, LesionCounts, CalibrationCounts]
+)
+def test_the_way_of_every_score_is_that_of_the_better_model(make):
+    """Every number by which a right mask and a wrong one differ, but the plain counts."""
+    scores = []
+    for logits in (RIGHT, WRONG):
+        counts = make(["lung"], mode="binary")
+        counts.update(logits, TRUTH)
+        scores.append(flat_numbers(counts.scores()))
+    right, wrong = scores
+    counted = {"predicted_lung", "volume_difference_lung", "mean_volume_difference"}
+    higher = {name for name in right if right[name] > wrong[name]} - counted
+    lower = {name for name in right if right[name] < wrong[name]} - counted
+    assert higher | lower
+    assert [name for name in higher if better(name) != "max"] == []
+    assert [name for name in lower if better(name) != "min"] == []
+
+
+def test_errors_of_a_reconstruction_fall():
+    error = ReconstructionError()
+    error.update(RIGHT, WRONG)
+    assert [better(name) for name in flat_numbers(error.scores()) if name != "images"] == [
+        "min"
+    ] * 2
+    assert better("loss_dice") == "min"
+    assert better(lambda scores: scores.mean_hd95) == "max"
+
+
+def run(metrics, score, *, epochs=3, **options):
+    return train(
+        net(), loader(4), loader(4), loss=bce, epochs=epochs, metrics=metrics, score=score,
+        progress=False, accelerator=accelerator(), **options,
+    )  # fmt: skip
+
+
+class Distances(Scripted):
+    def scores(self):
+        return {"mean_hd95": super().scores()["quality"]}
+
+
+def test_the_best_epoch_of_a_distance_is_the_nearest():
+    history = run(Distances([3.0, 1.0, 2.0]), "mean_hd95")
+    assert (history.best_epoch, history.best_score) == (2, 1.0)
+    assert history.rows[0]["score_name"] == "mean_hd95 (min)"
+    _forget()
+    assert run(Distances([3.0, 1.0, 2.0]), "mean_hd95", mode="max").best_epoch == 1
+
+
+def first(scores, *, name):
+    return scores[name]
+
+
+class Chosen:
+    def __call__(self, scores):
+        return scores["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("score", "name"),
+    [(partial(first, name="accuracy"), "first (max)"), (Chosen(), "Chosen (max)")],
+)
+def test_any_function_of_the_scores(score, name):
+    history = run(Accuracy(), score, epochs=1)
+    row = history.rows[0]
+    assert (row["score_name"], row["score"]) == (name, row["validation_accuracy"])
+
+
+# --- options that are refused leave nothing behind --------------------------------------------
+
+
+def test_a_refused_average_leaves_accelerator_and_model_free():
+    shared = accelerator()
+    options = {"loss": bce, "epochs": 1, "progress": False, "accelerator": shared}
+    with pytest.raises(TrainingError, match="decay must lie in"):
+        train(net(), loader(4), ema_decay=1.5, **options)
+    assert len(train(net(), loader(4), ema_decay=0.5, **options).rows) == 1
+
+
+def test_best_models_of_another_run_are_not_mixed_with_new_ones(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transferseg.training.saves._begin", full)
+        with pytest.raises(TrainingError, match="could not be written"):  # before the first save
+            run(Accuracy(), "accuracy", folder=tmp_path, best_k=2)
+    _forget()
+    with pytest.raises(TrainingError, match="already holds a run"):
+        run(Accuracy(), "accuracy", folder=tmp_path, best_k=2)
+    _forget()
+    assert len(run(Accuracy(), "accuracy", folder=tmp_path, best_k=2, resume=True).rows) == 3
