@@ -151,7 +151,7 @@ def test_three_masks_and_the_dice_of_four_libraries():
     target[0, :, :40, :40] = prediction[0, :, :40, :40] = 1
     target[1, :, 9:14, 9:14] = 1
     theirs = mmseg(prediction[:, 0], target[:, 0], 2)["Dice"]
-    assert round(theirs.mean(), 4) == 0.9955
+    assert round(float(theirs.mean()), 4) == 0.9955
     stats_of = smp.metrics.get_stats(prediction, target, mode="binary")
     assert round(smp.metrics.f1_score(*stats_of, reduction="micro").item(), 4) == 0.9922
     monai = mm.DiceMetric()

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -83,8 +84,9 @@ def test_wilcoxon_of_ties_and_zeros_is_that_of_every_sign(alternative):
     above, below = (every >= own).mean(), (every <= own).mean()
     expected = {"greater": above, "less": below, "two-sided": min(2 * min(above, below), 1)}
     assert found.p_value == pytest.approx(expected[alternative])
-    theirs = stats.wilcoxon(steps.astype(float), alternative=alternative)
-    assert found.p_value == pytest.approx(theirs.pvalue)
+    if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15):  # older ones approximate
+        theirs = stats.wilcoxon(steps.astype(float), alternative=alternative)
+        assert found.p_value == pytest.approx(theirs.pvalue)
 
 
 @pytest.mark.parametrize("test", ["wilcoxon", "permutation"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from transferseg.data import SyntheticRadiographs, split_by_group
+from transferseg.losses import BCEDiceLoss
 from transferseg.spec import ModelSpec
 from transferseg.stages import ModelRecipe, Stage, StageData, TrainingRecipe
+from transferseg.stages.describe import describe_value, key_of
 from transferseg.stages.tasks import Classify, Reconstruct, Segment
-from transferseg.training import Loss
+from transferseg.training import Loss, adamw
 
 MODEL = ModelRecipe("test_resnet", in_channels=1)
 RECIPE = TrainingRecipe(epochs=2, batch_size=4, channels_last=False)
@@ -102,3 +106,11 @@ class WatchedSegment(Segment):
 
     def describe(self) -> str:
         return self.title
+
+
+def write_a_key(path: Path) -> None:
+    """The key of some settings, a set among them, and the order that the set has here."""
+    letters = set("abcdefghijklmnopqrstuvwxyz")
+    settings = [BCEDiceLoss("binary"), partial(adamw, lr=1e-3), letters]
+    found = {"key": key_of(describe_value(settings)), "order": list(letters)}
+    path.write_text(json.dumps(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from tests.stages import world
@@ -31,5 +30,5 @@ def scores(table: StudyTable) -> list:
     return [(dict(cell.axes), cell.status, dict(cell.scores)) for cell in table.cells]
 
 
-if __name__ == "__main__":
-    run_study(study(Path(sys.argv[1])), sys.argv[2], progress=False)
+def main(log: Path, stages: Path) -> None:
+    run_study(study(log), stages, progress=False)

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import subprocess
-import sys
+import signal
 import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -11,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import server, start
 from tests.stages import world
-from tests.study.chains import scores, study
+from tests.study.chains import main, scores, study
 from transferseg.errors import DataError
 from transferseg.stages.run import finished
 from transferseg.study import Cell, Study, run_study
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +50,15 @@ def test_killed_twice_it_trains_no_stage_twice(reference, tmp_path):
     """SIGKILL in the middle of whatever it does; what is repeated is at most an epoch, twice."""
     _, table, batches = reference
     log, stages = tmp_path / "log.txt", tmp_path / "stages"
-    command = [sys.executable, "-m", "tests.study.chains", str(log), str(stages)]
     per_stage = batches["middle"]
     finished_then: list[Counter] = []
     for lines in (1, 3 * per_stage):  # in two different stages
-        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        while child.poll() is None and not (log.exists() and len(log.read_text().split()) >= lines):
+        child = start(main, log, stages, said=tmp_path / "said")
+        while child.is_alive() and not (log.exists() and len(log.read_text().split()) >= lines):
             time.sleep(0.005)
-        assert child.poll() is None, "the study ended before it was killed"
         child.kill()
-        child.wait()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, "the study ended before it was killed"
         finished_then.append(finished_batches(study(log), stages, log))
     result = run_study(study(log), stages, progress=False)
     after = Counter(log.read_text().split())
@@ -84,8 +80,7 @@ def finished_batches(whole: Study, stages: Path, log: Path) -> Counter:
 def test_two_processes_give_the_table_of_one(reference, tmp_path):
     _, table, batches = reference
     log = tmp_path / "log.txt"
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as executor:
+    with ProcessPoolExecutor(2, mp_context=server()) as executor:
         result = run_study(study(log), tmp_path / "stages", executor=executor, progress=False)
     assert result.failures == {}
     assert scores(result.table()) == scores(table)

@@ -1,7 +1,7 @@
 """Trainings that are killed by SIGKILL again and again, and gone on with, in real processes.
 
-Run as a script with a folder: it imports everything once and forks a process for every attempt, so
-that an attempt costs no start. `test_killed` reads what it writes.
+`main` forks a process for every attempt, so that an attempt costs no start. `test_killed` reads
+what it writes.
 """
 
 from __future__ import annotations
@@ -251,7 +251,3 @@ def train_kills() -> list[tuple[str, int, str]]:
         ("update", 1, ""),
         ("change", 55, "last"),
     ]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,9 +1,8 @@
-"""What each of two processes does in `test_processes`; run as a script, results as JSON."""
+"""What each of two processes does in `test_processes`, results as JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -156,7 +155,3 @@ def main(folder: Path, batch: int) -> None:
     name = f"{accelerator.num_processes}-{accelerator.process_index}.json"
     (folder / name).write_text(json.dumps(found))
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

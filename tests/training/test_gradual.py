@@ -13,7 +13,7 @@ from transferseg.models import Unfreezing, freeze, frozen
 from transferseg.training import EpochEvent, TrainState, adamw, cosine, fit, sgd, train
 
 from .conftest import _forget
-from .gradual_processes import small, trained
+from .gradual_processes import main, small, trained
 from .test_processes import launch
 from .test_resume import everything, same, told
 from .tiny import TermsLoss, accelerator, bce, loader, rotate, samples, timeless, weights
@@ -226,7 +226,7 @@ def test_epochs_of_a_rotation_are_those_of_all_folds():
 
 def test_two_processes_unfreeze_as_one(tmp_path):
     one = trained(4)
-    two = launch(tmp_path, 2, 2, module="tests.training.gradual_processes")
+    two = launch(tmp_path, 2, 2, work=main)
     assert two[0]["first"] == two[1]["first"] == pytest.approx(one["first"], abs=1e-6)
     assert two[0]["last"] == two[1]["last"] == pytest.approx(one["last"], abs=1e-6)
     assert two[0]["after one epoch"] == two[0]["before"]

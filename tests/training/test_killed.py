@@ -5,43 +5,35 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from .killed import EVERY, loop_kills, train_kills
+from tests.forked import together
+
+from .killed import EVERY, loop_kills, main, train_kills
 from .tiny import TIMES
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="attempts are forks of a process")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of all runs, and what each of their attempts was."""
     folder = tmp_path_factory.mktemp("killed")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with (folder / "said").open("w") as said:  # no pipe: workers of the killed would keep it open
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.training.killed", str(folder)],
-            cwd=ROOT, env=environment, stdout=said, stderr=said, timeout=240, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, (folder / "said").read_text()
+    together(main, folder, folder=folder, processes=1)
     return folder, json.loads((folder / "found.json").read_text())
 
 
 @pytest.mark.parametrize(("name", "kills"), [("loop", loop_kills()), ("train", train_kills())])
 def test_no_kill_costs_more_updates_than_there_are_between_two_saves(trained, name, kills):
-    folder, found = trained
+    _, found = trained
     straight, attempts = found[f"straight {name}"], found[f"killed {name}"]
-    assert [one["done"] for one in straight] == [True], (folder / "said").read_text()
+    assert [one["done"] for one in straight] == [True]
     assert [tuple(one["kill"]) for one in attempts[:-1]] == kills
-    assert all(one["killed"] for one in attempts[:-1]), (folder / "said").read_text()
-    assert attempts[-1]["done"], (folder / "said").read_text()
+    assert all(one["killed"] for one in attempts[:-1])
+    assert attempts[-1]["done"]
     repeated = [one["begun"] + one["executed"] - one["saved"] for one in attempts]
     assert all(0 <= count <= EVERY for count in repeated), repeated
     assert max(repeated) > 0

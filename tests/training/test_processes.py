@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_model
 
+from tests.forked import together
 from tests.references.compare import relative
 from transferseg.training import evaluate
 
 from .auxiliary import segmenter
 from .gradual_processes import small
+from .processes import main
 from .tiny import Accuracy, loader, net
 
-ROOT = Path(__file__).parents[2]
 
-
-def launch(folder, processes, batch, *, module="tests.training.processes"):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = []
-    for rank in range(processes):
-        several = {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes,
-            "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        }  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        environment.update({k: str(v) for k, v in several.items()} if processes > 1 else {})
-        command = [sys.executable, "-m", module, str(folder), str(batch)]
-        running.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    errors = [process.communicate(timeout=240)[1] for process in running]
-    assert [p.returncode for p in running] == [0] * processes, "\n".join(errors)
+def launch(folder, processes, batch, *, work=main):
+    together(work, folder, batch, folder=folder, processes=processes)
     return [
         json.loads((folder / f"{processes}-{rank}.json").read_text()) for rank in range(processes)
     ]

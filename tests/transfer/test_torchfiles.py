@@ -42,7 +42,8 @@ def many():
 def test_tensors_are_what_torch_loads(zipped, ours, tmp_path):
     file = tmp_path / "many.pth"
     tensors = many()
-    if not zipped:  # torch does not read its own legacy files with these
+    if not zipped or torch.__version__ < "2.6":  # torch does not read its own legacy files with
+        # these, and version 2.5 writes none
         tensors = {k: v for k, v in tensors.items() if v.dtype not in DTYPES[-2:]}
     torch.save({"state_dict": tensors}, file, _use_new_zipfile_serialization=zipped)
     expected = torch.load(file, weights_only=True)["state_dict"]

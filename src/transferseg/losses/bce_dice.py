@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
 
 from torch import Tensor
 
 from transferseg.errors import SpecError
-from transferseg.losses.inputs import check_choice, check_smoothing
+from transferseg.losses.inputs import MODES, check_choice, check_smoothing
 from transferseg.losses.module import ClassWeight, MaskLoss
 from transferseg.losses.region import EmptyLoss, check_region_options, mean_where, region_of
 from transferseg.losses.sums import mean_entropy, pixel_sums
@@ -28,7 +27,7 @@ def _check_options(
     dice_class_weight: Tensor | Sequence[float] | None,
 ) -> None:
     """Raise `SpecError` on options that do not exist or do not fit the mode."""
-    check_choice("mode", mode, get_args(TargetMode))
+    check_choice("mode", mode, MODES)
     check_region_options(empty, eps)
     check_smoothing(label_smoothing)
     for name, value in (("bce_weight", bce_weight), ("dice_weight", dice_weight)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import get_args
 
@@ -15,16 +15,21 @@ from torch import Tensor
 from transferseg.errors import SpecError, describe, unknown_name
 from transferseg.types import TargetMode
 
+#: The names of the modes; looked up here, since torch.compile of torch 2.5 cannot follow it.
+MODES: tuple[str, ...] = get_args(TargetMode)
 
-@contextmanager
-def full_precision(tensor: Tensor) -> Iterator[None]:
-    """Switch autocast off on the tensor's device, so that no sum falls back to half precision."""
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """Switch autocast off on the tensor's device, so that no sum falls back to half precision.
+
+    Not a generator, and not asked for while compiling: torch 2.5 can follow neither.
+    """
     device = tensor.device.type
-    if not torch.amp.is_autocast_available(device):
-        yield
-        return
-    with torch.amp.autocast(device, enabled=False):
-        yield
+    compiled = torch.compiler.is_compiling() and device != "meta"
+    if not compiled and not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    off: AbstractContextManager[None] = torch.amp.autocast(device, enabled=False)
+    return off
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -138,7 +143,7 @@ def check_segmentation(
     logits: Tensor, target: Tensor, mode: TargetMode, ignore_index: int | None = None
 ) -> None:
     """Raise `SpecError` unless shapes, dtypes and ignored value fit the mode; no value is read."""
-    check_choice("mode", mode, get_args(TargetMode))
+    check_choice("mode", mode, MODES)
     check_ignored(ignore_index)
     if mode == "multiclass":
         check_exclusive(logits, target)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias, get_args
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
-from transferseg.losses.inputs import check_choice, check_class_weight, weight_buffer
+from transferseg.losses.inputs import MODES, check_choice, check_class_weight, weight_buffer
 from transferseg.types import TargetMode
 
 #: One value a class.
@@ -42,7 +42,7 @@ class MaskLoss(nn.Module):
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__()
-        check_choice("mode", mode, get_args(TargetMode))
+        check_choice("mode", mode, MODES)
         check_class_weight(mode, options["class_weight"])
         self.mode = mode
         for name, value in options.items():

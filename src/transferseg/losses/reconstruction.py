@@ -19,6 +19,7 @@ from transferseg.losses.inputs import (
 
 #: The pixel difference, squared or absolute, or the structural one.
 ReconstructionKind: TypeAlias = Literal["l2", "l1", "ssim"]
+_KINDS: tuple[str, ...] = get_args(ReconstructionKind)
 #: Of the Gaussian window: its side and standard deviation in pixels.
 WINDOW, SIGMA = 11, 1.5
 
@@ -132,7 +133,7 @@ def reconstruction_loss(
         >>> reconstruction_loss(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 1.0]), kind="l1")
         tensor(1.5000)
     """
-    check_choice("kind of reconstruction loss", kind, get_args(ReconstructionKind))
+    check_choice("kind of reconstruction loss", kind, _KINDS)
     _check_range(kind, data_range)
     _check(output, target)
     if data_range is not None:
@@ -163,7 +164,7 @@ class ReconstructionLoss(nn.Module):
 
     def __init__(self, kind: ReconstructionKind = "l2", *, data_range: float | None = None) -> None:
         super().__init__()
-        check_choice("kind of reconstruction loss", kind, get_args(ReconstructionKind))
+        check_choice("kind of reconstruction loss", kind, _KINDS)
         _check_range(kind, data_range)
         self.kind = kind
         self.data_range = data_range

@@ -16,11 +16,12 @@ from transferseg.types import TargetMode
 
 #: What an empty ground truth costs: see `dice_loss`.
 EmptyLoss: TypeAlias = Literal["penalise", "skip"]
+_EMPTY: tuple[str, ...] = get_args(EmptyLoss)
 
 
 def check_empty(empty: str) -> None:
     """Raise `SpecError` on an unknown empty policy."""
-    check_choice("empty policy", empty, get_args(EmptyLoss))
+    check_choice("empty policy", empty, _EMPTY)
 
 
 def check_region_options(empty: str, eps: float) -> None:

@@ -67,7 +67,7 @@ class DeepSupervisionLoss(nn.Module):
         for number, other in enumerate(others, start=1):
             name = "auxiliary_loss" if len(others) == 1 else f"auxiliary_loss_{number}"
             found[name] = other.detach()
-        return found | main
+        return {**found, **main}  # `|` is beyond torch.compile of torch 2.5
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """The scalar loss of logits, the main ones first, and the target of them all."""

@@ -178,7 +178,8 @@ def _paired(
     places = np.arange(lesions)
     costs = np.concatenate([2 - iou, np.full(lesions, lesions + 3.0)])
     at = (np.concatenate([row, places]), np.concatenate([column, others + places]))
-    table = coo_array((costs, at), shape=(lesions, others + lesions)).tocsr()
+    where = tuple(place.astype(np.int32) for place in at)  # of older scipy the only kind
+    table = coo_array((costs, where), shape=(lesions, others + lesions)).tocsr()
     first, second = min_weight_full_bipartite_matching(table)
     partner = np.empty(lesions, np.int64)
     partner[first] = second
