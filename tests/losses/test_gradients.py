@@ -16,7 +16,7 @@ SWITCHES = {
     "jaccard": {"squared": [True, False], **REGION},
     "tversky": {"alpha": [0.0, 0.3], **REGION},
     "focal_tversky": {"gamma": [1.0, 2.0], **REGION},
-    "focal": {"gamma": [0.0, 1.0, 1.5], "alpha": [None, 0.25]},
+    "focal": {"gamma": [0.0, 0.5, 1.0, 1.5], "alpha": [None, 0.25]},
     "lovasz": REGION,
     "boundary": {"spacing": [(1.0, 1.0), (0.5, 2.0)]},
 }

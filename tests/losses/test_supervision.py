@@ -49,6 +49,25 @@ def test_terms_are_the_main_ones_and_each_auxiliary_loss(depths):
     assert all(x.grad.abs().sum() > 0 for x in logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_resized_in_float32(depths, dtype):
+    """As the same values in float64, but for the gradient, which is rounded once, at the end."""
+    logits, target = depths
+    halves = [x.to(dtype).requires_grad_() for x in logits]
+    wide = [x.detach().double().requires_grad_() for x in halves]
+    deep = DeepSupervisionLoss(FocalLoss("multiclass"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = deep(halves, target)
+    expected = deep(wide, target)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    found.backward()
+    expected.backward()
+    for half, exact in zip(halves, wide, strict=True):
+        torch.testing.assert_close(
+            half.grad, exact.grad.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-7
+        )
+
+
 def test_one_tensor_is_the_main_logits(depths):
     logits, target = depths
     loss = BCEDiceLoss("multiclass")

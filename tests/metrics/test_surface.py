@@ -179,6 +179,27 @@ def test_classes_and_volumes_of_logits():
             assert row[3] == alone.surface_dice(1.0)
 
 
+def test_every_scan_has_its_own_spacing():
+    """As each alone in a metric of that spacing, in one update of logits and one of masks."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 1, 4, 6, 5, generator=generator)
+    target = torch.randint(0, 2, logits.shape, generator=generator)
+    spacings = [(3.0, 0.7, 1.1), (1.0, 2.0, 0.5), None]
+    options = {"mode": "binary", "tolerance": 1.2, "threshold": 0.4, "ignore_index": None}
+    together = SurfaceCounts(1, spacing=(2.0, 2.0, 2.0), **options)
+    for scan, truth, spacing in zip(logits.split(1), target.split(1), spacings, strict=True):
+        together.update(scan, truth, spacing=spacing)
+        together.update_masks(scan.sigmoid() > 0.4, truth, spacing=spacing)
+        alone = SurfaceCounts(1, spacing=spacing or (2.0, 2.0, 2.0), **options)
+        alone.update(scan, truth)
+        for row in together.rows[-2:]:
+            assert torch.equal(row, alone.rows[0])
+    assert len(together.rows) == 6
+    assert len(together.rows[:, 0, 0].unique()) == 3
+    with pytest.raises(SpecError, match="spacing must be 3 numbers above 0"):
+        together.update(logits, target, spacing=(1.0, 1.0))
+
+
 def test_wrong_use():
     mask = np.ones((3, 3))
     for spacing in ((1.0,), (1.0, 0.0), (1.0, math.nan), (1.0, -1.0)):

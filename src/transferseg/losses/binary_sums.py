@@ -104,6 +104,7 @@ def block_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted, room:
     sums = [none, none, none, none, none, number]
     p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
     if wanted.region:  # what reads the target comes first, while it is in the cache
+        # not one matrix product: torch.set_float32_matmul_precision may round its factors
         sums[3] = torch.mul(p, y, out=spare).sum(-1)
         sums[4] = (torch.mul(y, y, out=spare) if wanted.squared else y).sum(-1)
     if wanted.entropy:

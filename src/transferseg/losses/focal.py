@@ -22,8 +22,8 @@ from transferseg.types import TargetMode
 
 def check_focal_options(mode: TargetMode, gamma: float, alpha: float | None) -> None:
     """Raise `SpecError` on a `gamma` or `alpha` that does not exist or does not fit the mode."""
-    if gamma != 0 and not 1 <= gamma < math.inf:
-        raise SpecError(f"gamma must be 0 or from 1 (else its slope is infinite), got {gamma!r}.")
+    if not 0 <= gamma < math.inf:
+        raise SpecError(f"gamma must be finite and 0 or more, got {gamma!r}.")
     if alpha is None:
         return
     if mode == "multiclass":
@@ -57,7 +57,8 @@ def focal_loss(
         logits: raw scores, (B, K, H, W), any float dtype; computed in at least float32.
         target: class indices (B, H, W) for multiclass, else (B, K, H, W), 0 to 1.
         mode: "binary" (K = 1), "multiclass" or "multilabel".
-        gamma: 0, or 1 and more: how little the easy pixels weigh.
+        gamma: 0 or more: how little the easy pixels weigh. Below 1 it is for targets of 0 and 1:
+            a soft one has an infinite slope at $p = y$ (0 is taken there, not beside it).
         alpha: weight of the positives, 1 - alpha that of the negatives; None weighs both 1. Binary
             and multilabel only.
         ignore_index: pixels with this target value count in no sum; None for none.
@@ -98,11 +99,22 @@ def _independent(pixels: Pixels, gamma: float, alpha: float | None) -> Tensor:
     x, y = pixels.logits, pixels.target
     loss = F.binary_cross_entropy_with_logits(x, y, reduction="none")
     if gamma:
-        loss = loss * (y - x.sigmoid()).abs() ** gamma
+        loss = loss * _power((y - x.sigmoid()).abs(), gamma)
     return loss if alpha is None else loss * (alpha * y + (1 - alpha) * (1 - y))
 
 
 def _exclusive(pixels: Pixels, gamma: float) -> Tensor:
     # gather, not F.cross_entropy, which would skip the label -100 although nobody asked for it
     log_p = pixels.logits.log_softmax(1).gather(1, pixels.hard_target().unsqueeze(1))
-    return -log_p * (-log_p.expm1()) ** gamma if gamma else -log_p
+    return -log_p * _power(-log_p.expm1(), gamma) if gamma else -log_p
+
+
+def _power(error: Tensor, gamma: float) -> Tensor:
+    """error^gamma, with a slope of 0 at 0 in place of an infinite one (gamma below 1).
+
+    The slope to a logit is 0 there: an error of 0 is a probability that no longer moves.
+    """
+    if gamma < 1:  # below the cut no slope goes on; that of the power stays finite at it
+        error = error.clamp_min(torch.finfo(error.dtype).tiny)
+    power: Tensor = error**gamma
+    return power

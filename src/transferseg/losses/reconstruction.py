@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ ReconstructionKind: TypeAlias = Literal["l2", "l1", "ssim"]
 _KINDS: tuple[str, ...] = get_args(ReconstructionKind)
 #: Of the Gaussian window: its side and standard deviation in pixels.
 WINDOW, SIGMA = 11, 1.5
+_HEIGHTS = [math.exp(-((place - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for place in range(WINDOW)]
+#: Its weights along an axis, which add up to 1 and are the same from both ends.
+_WEIGHTS = tuple(height / sum(_HEIGHTS) for height in _HEIGHTS)
 
 
 def structural_similarity(output: Tensor, target: Tensor, *, data_range: float) -> Tensor:
@@ -30,9 +33,6 @@ def structural_similarity(output: Tensor, target: Tensor, *, data_range: float) 
     A Gaussian window of 11 pixels with a standard deviation of 1.5, K1 = 0.01 and K2 = 0.03, as in
     the source. torchmetrics has the same windows, and others that reach over the border into the
     image's reflection, which its mean takes too.
-
-    On GPUs with TF32 the convolutions may round to it unless `torch.backends.cudnn.allow_tf32` is
-    False; that shows in the variances of nearly flat regions.
 
     Args:
         output: (B, C, H, W), H and W of 11 or more, any float dtype; computed in at least float32.
@@ -63,7 +63,7 @@ def structural_similarity(output: Tensor, target: Tensor, *, data_range: float) 
     with full_precision(output):
         x = at_least_float32(output)
         y = target.to(x.dtype)
-        mean_x, mean_y, xx, yy, xy = _windowed(torch.stack((x, y, x * x, y * y, x * y)))
+        mean_x, mean_y, xx, yy, xy = _WindowedMeans.apply(torch.stack((x, y, x * x, y * y, x * y)))
         # rounding may leave a variance below 0
         var_x, var_y = (xx - mean_x**2).clamp_min(0), (yy - mean_y**2).clamp_min(0)
         c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
@@ -73,13 +73,33 @@ def structural_similarity(output: Tensor, target: Tensor, *, data_range: float) 
         return similarity
 
 
-def _windowed(maps: Tensor) -> Tensor:
-    """Gaussian means of (S, B, C, H, W) over the windows within the image, one axis at a time."""
-    place = torch.arange(WINDOW, dtype=maps.dtype, device=maps.device) - WINDOW // 2
-    kernel = torch.softmax(-(place**2) / (2 * SIGMA**2), dim=0)
-    flat = F.conv2d(maps.flatten(0, 2).unsqueeze(1), kernel.reshape(1, 1, -1, 1))
-    flat = F.conv2d(flat, kernel.reshape(1, 1, 1, -1))
-    return flat.reshape(*maps.shape[:3], *flat.shape[-2:])
+class _WindowedMeans(torch.autograd.Function):
+    """Gaussian means of (S, B, C, H, W) over the windows within the image, one axis at a time.
+
+    Sums of shifted images: a GPU may round a convolution to TF32, which shows in the variances of
+    nearly flat regions. The gradient is such a sum too, since the weights are the same from both
+    ends; autograd's own would be a full image for each shift.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+        """(S, B, C, H - 10, W - 10)."""
+        return _shifted_sum(_shifted_sum(maps, -2), -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+        """(S, B, C, H, W): what each pixel gave to all of its windows."""
+        edge = WINDOW - 1
+        return _shifted_sum(_shifted_sum(F.pad(gradient, (edge,) * 4), -2), -1)
+
+
+def _shifted_sum(maps: Tensor, axis: int) -> Tensor:
+    """The weighted sum over each window along one axis, which gets shorter by a window less 1."""
+    first, *others = maps.unfold(axis, WINDOW, 1).unbind(-1)  # views
+    total = first * _WEIGHTS[0]
+    for part, weight in zip(others, _WEIGHTS[1:], strict=True):
+        total.add_(part, alpha=weight)
+    return total
 
 
 def _check(output: Tensor, target: Tensor) -> None:

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transferseg.errors import SpecError
+from transferseg.losses.inputs import at_least_float32, full_precision
 
 
 class DeepSupervisionLoss(nn.Module):
     """The weighted sum of a loss over several logits, each resized to the target.
 
-    For two, main and auxiliary with weights (1, 0.4), it is what `fit` computes for a model with
-    an auxiliary head.
+    Logits of another size than the target are resized in at least float32. For two, main
+    and auxiliary with weights (1, 0.4), it is what `fit` computes for a model with an auxiliary
+    head.
 
     Args:
         loss: (logits, target) -> scalar, such as `BCEDiceLoss`. If it has `terms`, those of the
@@ -99,7 +101,7 @@ class DeepSupervisionLoss(nn.Module):
 
 
 def resized(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits at the height and width of the target, bilinear.
+    """Logits at the height and width of the target, bilinear; where resized, in at least float32.
 
     Example:
         >>> import torch
@@ -109,4 +111,6 @@ def resized(logits: Tensor, target: Tensor) -> Tensor:
     size = target.shape[-2:]
     if logits.shape[-2:] == size:
         return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    with full_precision(logits):
+        wide = at_least_float32(logits)
+        return F.interpolate(wide, size=size, mode="bilinear", align_corners=False)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from transferseg.errors import DataError, SpecError, unknown_name
 from transferseg.metrics.distribution import Distribution, ImageScores
@@ -42,7 +43,7 @@ class SurfaceScores:
         assd: average symmetric surface distance.
         surface_dice: normalised surface Dice at the tolerance, 0..1.
         tolerance: of the surface Dice, in the units of the spacing.
-        spacing: size of a pixel along each axis; None for 1.
+        spacing: size of a pixel along each axis where an update gave none; None for 1.
         one_empty: what an image scores where only one mask is empty: "exclude": nothing;
             "diagonal": that of the image in all distances, and a surface Dice of 0; "infinite":
             infinite distances, and 0.
@@ -134,7 +135,8 @@ class SurfaceCounts(ObjectRows):
         classes: names in the order of the logits' channels, or their number.
         mode: "binary", "multiclass" or "multilabel".
         tolerance: of the surface Dice, in the units of the spacing.
-        spacing: size of a pixel along each axis, in millimetres, say; None is 1.
+        spacing: size of a pixel along each axis, in millimetres, say; None is 1. What
+            `update` is given goes before it: for scans that each have their own.
         threshold: binary and multilabel: the probability above which a pixel is foreground.
         ignore_index: pixels with this target value are background in both masks.
 
@@ -178,6 +180,46 @@ class SurfaceCounts(ObjectRows):
         """Everything that the constructor takes."""
         own = {"tolerance": self.tolerance, "spacing": self.spacing}
         return super().configuration() | own
+
+    def count(
+        self, logits: Tensor, target: Tensor, *, spacing: Sequence[float] | None = None
+    ) -> Tensor:
+        """The rows of one batch, without adding them: see `ObjectRows.count`.
+
+        Args:
+            logits: raw scores, (B, K, H, W) or (B, K, D, H, W), any float dtype.
+            target: class indices (B, [D,] H, W), or masks in the shape of the logits.
+            spacing: of the pixels of this batch; None for the metric's own.
+
+        Raises:
+            SpecError: a shape, dtype or spacing that does not fit.
+            DataError: labels outside the classes, naming the first image.
+        """
+        return ObjectRows.count(self._spaced(spacing), logits, target)
+
+    def update(
+        self, logits: Tensor, target: Tensor, *, spacing: Sequence[float] | None = None
+    ) -> None:
+        """Count one batch: see `count`."""
+        self.append(self.count(logits, target, spacing=spacing).to(self._device))
+
+    def update_masks(
+        self, prediction: Tensor, target: Tensor, *, spacing: Sequence[float] | None = None
+    ) -> None:
+        """Count one batch of hard masks: see `ObjectRows.update_masks`; `spacing` as in `count`."""
+        alone = self._spaced(spacing)
+        ObjectRows.update_masks(alone, prediction, target)
+        if alone is not self:
+            self.append(alone.rows.to(self._device))
+
+    def _spaced(self, spacing: Sequence[float] | None) -> SurfaceCounts:
+        """Itself, or an empty one for pixels of another size."""
+        if spacing is None:
+            return self
+        return SurfaceCounts(
+            self.classes, mode=self.mode, tolerance=self.tolerance, spacing=spacing,
+            threshold=self.threshold, ignore_index=self.ignore_index,
+        )  # fmt: skip
 
     def image_row(
         self, prediction: NDArray[np.bool_], truth: NDArray[np.bool_]
