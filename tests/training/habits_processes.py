@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from tests.training.tiny import TIMES, TermsLoss, net, samples
+from tests.training.tiny import TIMES, TermsLoss, loader, net, samples
+from transferseg.errors import TrainingError
 from transferseg.training import (
     EMA,
     BestCheckpoints,
@@ -21,8 +22,49 @@ from transferseg.training import (
     event_row,
     fit,
     sgd,
+    train,
     with_progress,
 )
+
+
+def spoiled(batch: int, accelerator: Accelerator) -> list[str]:
+    """What is said of a last update that is not finite: of an epoch, of a run within one."""
+    texts = []
+    for number, end in ((10, {"epochs": 1}), (6, {"steps": 2})):
+        data = samples(12)
+        data[number]["image"] = torch.full_like(data[number]["image"], float("nan"))
+        state = TrainState.prepare(
+            net(0, norm=False, dropout=0.0), optimizer=partial(sgd, lr=0.1), accelerator=accelerator
+        )
+        try:
+            list(fit(state, DataLoader(data, batch_size=batch), loss=TermsLoss(), **end))
+        except TrainingError as error:
+            texts.append(str(error))
+        accelerator.free_memory()
+    return texts
+
+
+def unshared(accelerator: Accelerator) -> str:
+    """What is said, before the first update, of validation images that two could not share."""
+    try:
+        train(
+            net(0, norm=False, dropout=0.0), loader(4), DataLoader(Stream(), batch_size=2),
+            loss=_begun, epochs=1, accelerator=accelerator, progress=False,
+        )  # fmt: skip
+    except (TrainingError, AssertionError) as error:
+        return str(error)
+    finally:
+        accelerator.free_memory()
+    return ""
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(samples(4))
+
+
+def _begun(*_):
+    raise AssertionError("it has begun to train")
 
 
 def habits(folder: Path, batch: int, accelerator: Accelerator) -> dict[str, Any]:
@@ -37,8 +79,8 @@ def habits(folder: Path, batch: int, accelerator: Accelerator) -> dict[str, Any]
     rows = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        loader = DataLoader(data, batch_size=batch)
-        events = fit(state, loader, loss=TermsLoss(), epochs=2, skip_nonfinite=1)
+        batches = DataLoader(data, batch_size=batch)
+        events = fit(state, batches, loss=TermsLoss(), epochs=2, skip_nonfinite=1)
         for event in with_progress(events, state, epochs=2):
             if isinstance(event, EpochEvent):
                 row = {k: v for k, v in event_row(event).items() if k not in TIMES}

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from tests.metrics.processes import all_scores
 from tests.training.auxiliary import spread
 from tests.training.gradual_processes import small
-from tests.training.habits_processes import habits
+from tests.training.habits_processes import habits, spoiled, unshared
 from tests.training.sharding import all_of_it
 from tests.training.tiny import Accuracy, TermsLoss, loader, net, rotate
 from transferseg.data import RotatingKFold
@@ -147,6 +147,8 @@ def main(folder: Path, batch: int) -> None:
     accelerator.free_memory()
     found["habits"] = habits(folder, batch, accelerator)
     accelerator.free_memory()
+    found["spoiled"] = spoiled(batch, accelerator)
+    found["unshared"] = unshared(accelerator)
     found["frozen"] = frozen_norm(batch, accelerator)
     found["learned"] = learned_norm(folder, accelerator)
     found["stages"] = said_of_stages()

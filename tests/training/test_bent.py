@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch.utils.data import DataLoader
 
 from transferseg.errors import TrainingError
@@ -124,6 +125,11 @@ def another_accelerator(_):
     Accelerator(cpu=True)
 
 
+def one_that_does_not_end_with_its_loader(_):
+    plugin = GradientAccumulationPlugin(num_steps=5, sync_with_dataloader=False)
+    Accelerator(cpu=True, gradient_accumulation_plugin=plugin)
+
+
 def a_look_at_a_batch(state):
     looking = iter(state.accelerator.prepare_data_loader(loader(6)))
     next(looking)
@@ -136,7 +142,13 @@ def an_evaluation_that_fails(state):
 
 
 @pytest.mark.parametrize(
-    "aside", [another_accelerator, a_look_at_a_batch, an_evaluation_that_fails]
+    "aside",
+    [
+        another_accelerator,
+        one_that_does_not_end_with_its_loader,
+        a_look_at_a_batch,
+        an_evaluation_that_fails,
+    ],
 )
 def test_what_else_uses_accelerate_changes_no_accumulation(aside):
     expected = straight(3)  # three batches and one
@@ -163,11 +175,51 @@ def test_evaluating_the_data_that_train_changes_no_augmentation():
     assert same(plain, scored)
 
 
+@pytest.mark.parametrize("steps", [None, 3])
+def test_evaluating_the_prepared_loader_that_trains_ends_no_accumulation(steps):
+    def trained(*, scored):
+        state = prepare(accumulate=2)
+        ready = state.accelerator.prepare_data_loader(loader(12))
+        counts = Accuracy()
+        for _ in fit(state, ready, loss=bce, steps=steps, epochs=2 if steps is None else None):
+            if scored:
+                evaluate(state.model, ready, metrics=counts, accelerator=state.accelerator)
+                assert counts.all == 12 * 36
+        _forget()
+        return outcome(state)
+
+    expected = trained(scored=False)
+    assert expected[1][:3] == ((6, 2, 0) if steps is None else (3, 1, 0))
+    (found, place), (wanted, wanted_place) = trained(scored=True), expected
+    assert place == wanted_place
+    assert same(found, wanted)
+
+
+def test_a_sample_that_training_leaves_out_is_there_for_all_others():
+    """A norm over a 1 x 1 map cannot train on the fifth of five; the loop around may score it."""
+    data, counts, seen = loader(5), Accuracy(), []
+    state = prepare(net(pooled=True))
+
+    def part(steps):
+        for _ in fit(state, data, loss=bce, epochs=2):
+            evaluate(state.model, data, metrics=counts, accelerator=state.accelerator)
+            seen.append((len(list(data)), int(counts.all)))
+            if state.step == steps:
+                break
+
+    for steps in (3, 4):  # left in an epoch, and gone on with
+        with pytest.warns(UserWarning, match="left out"):
+            part(steps)
+        assert (state.step, state.samples_seen, len(data)) == (steps, 2 * steps, 3)
+    assert set(seen) == {(3, 5 * 36)}
+
+
 def test_two_trainings_side_by_side():
     expected = [straight(3), straight(2)]
     states = [prepare(accumulate=3), prepare(accumulate=2)]
     for _ in zip(*map(run, states), strict=True):
-        pass
+        references = states[0].accelerator.gradient_state.dataloader_references
+        assert len(references) <= 3  # accelerate's own None, and one for each training
     for state, wanted in zip(states, expected, strict=True):
         check(state, wanted)
 
@@ -243,6 +295,27 @@ def test_a_save_from_before_the_first_step_begins_the_schedule_anew(tmp_path):
     assert first == pytest.approx([0.1 * shape.factor(step, 3) for step in range(3)])
     # an epoch ends after the fourth update, and tells the rate of the fifth
     assert again == pytest.approx([0.1 * shape.factor(s, 6) for s in (0, 1, 2, 3, 4, 4, 5)])
+
+
+def test_a_save_from_before_the_first_step_is_loaded_in_the_middle_of_the_loop(tmp_path):
+    def rates(*, back):
+        state = prepare(schedule=cosine(warmup_steps=1))
+        state.save(tmp_path / "s")
+        found = []
+        for event in run(state):
+            if isinstance(event, StepEvent):
+                found.append(event.learning_rate)
+            if back and len(found) == 3:
+                state.load(tmp_path / "s")
+                back, found = False, []
+        _forget()
+        return found, outcome(state)
+
+    (straight_rates, expected), (found, again) = rates(back=False), rates(back=True)
+    assert len(set(found)) > 4
+    assert found == straight_rates
+    assert again[1] == expected[1]
+    assert same(again[0], expected[0])
 
 
 def test_no_sample_at_all():

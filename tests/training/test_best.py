@@ -123,6 +123,56 @@ def test_nothing_is_lost_wherever_it_fails(tmp_path, monkeypatch, broken, call):
     assert folders(tmp_path) == ["step-00000003", "step-00000004"]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_kill_while_a_model_is_written_leaves_nothing_behind(tmp_path, monkeypatch, again):
+    """The next start clears up: of a new model, and of one that is written over."""
+    state = noted()
+    best = BestCheckpoints(tmp_path, 2)
+    state.step = 1
+    best.update(state, 0.1)
+    state.step = 1 if again else 2
+
+    def killed(self, folder):
+        (Path(folder) / "half.txt").write_text("half")
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Noted, "save_pretrained", killed)
+        patch.setattr("transferseg.training.atomic.discard_folder", lambda folder: None)
+        with pytest.raises(Cut):
+            best.update(state, 0.2)
+    assert f".step-0000000{state.step}.partial" in folders(tmp_path)
+    BestCheckpoints(tmp_path, 2).settle(state.accelerator)
+    assert folders(tmp_path) == ["step-00000001"]
+    assert on_disk(tmp_path) == [(1, 0.1)]
+
+
+def test_a_resumed_training_clears_up(tmp_path, monkeypatch):
+    options = {
+        "loss": bce, "epochs": 3, "progress": False, "best_k": 1, "folder": tmp_path,
+        "mode": "max",
+    }  # fmt: skip
+    save = Net.save_pretrained
+
+    def killed(self, folder):
+        save(self, folder)
+        if ".step-00000004" in str(folder):
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Net, "save_pretrained", killed)
+        patch.setattr("transferseg.training.atomic.discard_folder", lambda folder: None)
+        with pytest.raises(Cut):
+            train(net(), loader(4), loader(4), metrics=Scripted([1, 2]), score="quality",
+                  accelerator=accelerator(), **options)  # fmt: skip
+    assert folders(tmp_path / "checkpoints") == [".step-00000004.partial", "step-00000002"]
+    _forget()
+    # scores from here on are worse: no update of the best models clears up
+    train(net(), loader(4), loader(4), metrics=Scripted([0.5, 0.5]), score="quality", resume=True,
+          accelerator=accelerator(), **options)  # fmt: skip
+    assert folders(tmp_path / "checkpoints") == ["step-00000002"]
+
+
 def test_a_step_that_comes_again_keeps_its_better_score(tmp_path):
     state = noted()
     best = BestCheckpoints(tmp_path, 2)
@@ -138,8 +188,10 @@ def test_what_does_not_fit(tmp_path):
     BestCheckpoints(tmp_path, 1).update(state, 1.0)
     with pytest.raises(TrainingError, match="kept with mode 'max', not 'min'"):
         BestCheckpoints(tmp_path, 1, mode="min")
-    with pytest.raises(TrainingError, match="k must be 1 or more"):
+    with pytest.raises(TrainingError, match="k must be a whole number, 1 or more"):
         BestCheckpoints(tmp_path, 0)
+    with pytest.raises(TrainingError, match=r"a whole number, 1 or more, got 2\.5"):
+        BestCheckpoints(tmp_path, 2.5)
     with pytest.raises(TrainingError, match="Did you mean 'max'"):
         BestCheckpoints(tmp_path, 1, mode="maxx")
     whole = json.loads((tmp_path / "index.json").read_text())

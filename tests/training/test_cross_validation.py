@@ -13,6 +13,7 @@ from transferseg.data import Fold, RotatingKFold, k_fold
 from transferseg.errors import DataError, TrainingError
 from transferseg.training import (
     EMA,
+    BestCheckpoints,
     CrossValidation,
     History,
     MeanLoss,
@@ -165,7 +166,7 @@ def test_the_best_epoch_is_chosen_on_images_of_the_training_part(tmp_path):
     scripted = Following(values)
     result = validate(
         epochs=4, metrics=scripted, score="quality", validation_share=0.3, patience=2,
-        restore_best=True, schedule=None, folder=tmp_path,
+        restore_best=True, schedule=None, folder=tmp_path, best_k=2,
     )  # fmt: skip
     assert [len(history.rows) for history in result.histories] == [3, 3, 4]
     assert [history.best_epoch for history in result.histories] == [1, 1, 4]
@@ -173,6 +174,9 @@ def test_the_best_epoch_is_chosen_on_images_of_the_training_part(tmp_path):
         files = [tmp_path / f"fold{number}" / name / "model.safetensors"
                  for name in ("model", "best")]  # fmt: skip
         assert same(*map(load_file, files))
+        kept = BestCheckpoints(tmp_path / f"fold{number}" / "checkpoints")
+        assert [one.epoch for one in kept.checkpoints] == [[1, 3], [1, 3], [4, 3]][number - 1]
+        assert same(load_file(kept.paths[0] / "model.safetensors"), load_file(files[0]))
 
 
 class Following(Scripted):
@@ -285,9 +289,12 @@ def test_another_cross_validation_is_not_gone_on_with(tmp_path):
          DataError, "share images"),
         ({"folds": RotatingKFold(3, by_group=False).epoch(GROUPS, 0)}, DataError, "group"),
         ({"patience": 2}, TrainingError, r"patience look\(s\) at scores while a fold trains"),
+        ({"best_k": 2}, TrainingError, r"best_k look\(s\) at scores while a fold trains"),
         ({"schedule": plateau(), "score": "accuracy"}, TrainingError, "score and a plateau"),
         ({"validation_share": 1.0, "score": "accuracy"}, TrainingError, "between 0 and 1"),
         ({"validation_share": 0.2}, TrainingError, "say which score decides"),
+        ({"validation_share": 0.2, "score": "acuracy"}, TrainingError, "Did you mean 'accuracy'"),
+        ({"metrics": Accuracy}, TrainingError, "got the class Accuracy"),
         ({"batch_size": 0}, TrainingError, "batch_size must be 1 or more"),
         ({"validation": prepared(augment=darker)}, TrainingError, "are augmented"),
         ({"resume": True}, TrainingError, "resume needs the folder"),

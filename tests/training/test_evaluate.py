@@ -103,6 +103,25 @@ def test_a_sampler_shorter_than_its_data_loses_no_sample():
     assert metric.all == 7 * 36
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("use", [False, True])
+def test_images_go_in_as_the_weights_are(dtype, use):
+    """And come out as float32, to be compared with the image as it was."""
+    model = copy.deepcopy(net(norm=False)).to(dtype)
+    data = samples(7)
+    with torch.no_grad():
+        logits = model.eval()(torch.stack([one["image"] for one in data]).to(dtype)).float()
+    images = torch.stack([one["image"] for one in data])
+    found = evaluate(
+        model.train(),
+        DataLoader(data, batch_size=3),
+        metrics=MeanLoss(nn.functional.l1_loss),
+        accelerator=accelerator() if use else None,
+        target="image",
+    )
+    assert found["loss"] == pytest.approx((logits - images).abs().mean().item(), rel=1e-5)
+
+
 def test_the_image_as_target():
     class Same(nn.Module):
         spec = net().spec

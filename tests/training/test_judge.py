@@ -11,15 +11,18 @@ from transferseg.errors import TrainingError
 from transferseg.metrics import (
     CalibrationCounts,
     LesionCounts,
+    MulticlassCounts,
+    MultilabelCounts,
     ReconstructionError,
     SegmentationCounts,
     SurfaceCounts,
 )
+from transferseg.spec import InputSpec, ModelSpec
 from transferseg.training import train
-from transferseg.training.judge import better, flat_numbers
+from transferseg.training.judge import better, check_score, flat_numbers, make_judge
 
 from .conftest import _forget
-from .tiny import Accuracy, Scripted, accelerator, bce, loader, net
+from .tiny import Accuracy, Scripted, TermsLoss, accelerator, bce, loader, net
 
 TRUTH = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
 TRUTH[:, :, 2:6, 2:6] = 1
@@ -93,6 +96,93 @@ def test_any_function_of_the_scores(score, name):
     history = run(Accuracy(), score, epochs=1)
     row = history.rows[0]
     assert (row["score_name"], row["score"]) == (name, row["validation_accuracy"])
+
+
+# --- names that do not exist, before anything is trained ----------------------------------------
+
+THREE = ("background", "heart", "lung")
+EXCLUSIVE = torch.tensor([1, 2, 2, 0])[:, None, None].expand(4, 8, 8)
+LOGITS = torch.linspace(-1, 1, 4 * 3 * 8 * 8).reshape(4, 3, 8, 8)
+
+
+def exclusive(make):
+    return make(THREE, mode="multiclass"), "mask", LOGITS, EXCLUSIVE
+
+
+def overlapping(make):
+    return make(THREE, mode="multilabel"), "mask", LOGITS, (LOGITS > 0.1).to(torch.uint8)
+
+
+CASES = {
+    **{f"{kind.__name__} {make.__name__}": (make, kind)
+       for make in (SegmentationCounts, SurfaceCounts, LesionCounts, CalibrationCounts)
+       for kind in (exclusive, overlapping)},
+    "labels": (MultilabelCounts, lambda make: (
+        make(THREE), "label", LOGITS[:, :, 0, 0], (LOGITS[:, :, 0, 7] > 0).float())),
+    "classes": (MulticlassCounts, lambda make: (
+        make(THREE), "label", LOGITS[:, :, 0, 0], torch.eye(4)[:, :3].index_fill(
+            0, torch.tensor([3]), torch.nan))),
+    "images": (ReconstructionError, lambda make: (make(), "image", LOGITS, LOGITS + 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_score_of_real_images_is_known_and_no_other(case):
+    make, kind = CASES[case]
+    counts, target, logits, truth = kind(make)
+    mode = "multiclass" if kind is exclusive or case == "classes" else "multilabel"
+    model = torch.nn.Conv2d(3, 3, 1)
+    model.spec = ModelSpec("unet", "none", THREE, mode, input=InputSpec(3))
+    counts.update(logits, truth)
+    scores = list(flat_numbers(counts.scores()))
+    for name in [*scores, "loss"]:
+        check_score(make_judge(counts, name, None, bce, True), model, target)
+    for name in (f"{scores[0]}e", "loss_bce"):
+        with pytest.raises(TrainingError, match=f"unknown score '{name}'"):
+            check_score(make_judge(counts, name, None, bce, True), model, target)
+    assert list(flat_numbers(counts.scores())) == scores  # it keeps what it had counted
+    check_score(make_judge(counts, "loss_bce", None, TermsLoss(), True), model, target)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "score", "match"),
+    [
+        (Accuracy(), "acuracy", "unknown score 'acuracy'.* Did you mean 'accuracy'"),
+        (None, "mean_dice", "unknown score 'mean_dice': expected one of 'loss'"),
+        ({"a": Accuracy()}, "accuracy", "metrics must be one metric.* got a dict"),
+        (Accuracy, "accuracy", "got the class Accuracy"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_before_any_work(metrics, score, match):
+    def loss(logits, target):
+        pytest.fail("it has begun to train")
+
+    class Unread(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            pytest.fail("it has begun to read")
+
+    unread = torch.utils.data.DataLoader(Unread(), batch_size=2)
+    with pytest.raises(TrainingError, match=match):
+        train(net(), unread, unread, loss=loss, epochs=1, metrics=metrics, score=score)
+
+
+class Demanding(Accuracy):
+    """Counts nothing but images of 6 x 6."""
+
+    def update(self, logits, target):
+        if logits.shape[2:] != (6, 6):
+            raise ValueError("of another size")
+        super().update(logits, target)
+
+
+def test_a_metric_that_wants_more_is_left_to_the_first_evaluation():
+    assert len(run(Demanding(), "accuracy", epochs=1).rows) == 1
+    _forget()
+    with pytest.raises(TrainingError, match="unknown score 'dice'"):
+        run(Demanding(), "dice", epochs=1)
 
 
 # --- options that are refused leave nothing behind --------------------------------------------

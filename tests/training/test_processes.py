@@ -102,6 +102,28 @@ def test_habits_are_the_same_in_both(launched):
     assert (folder / "habits-2" / "best" / "step-00000004" / "model.safetensors").exists()
 
 
+def test_a_loss_that_is_not_finite_in_one_process_is_an_error_in_both(launched):
+    """In the last update, after which no gradient tells the other one."""
+    one, two, _ = launched
+    for found, places in (
+        (one, ("3 (epoch 1, batch 3, samples s8, s9, s10, s11)",
+               "2 (epoch 1, batch 2, samples s4, s5, s6, s7)")),
+        (two[0], ("3 (epoch 1, batch 3, samples s10, s11)",
+                  "2 (epoch 1, batch 2, samples s6, s7)")),
+    ):  # fmt: skip
+        assert len(found["spoiled"]) == 2
+        for text, place in zip(found["spoiled"], places, strict=True):
+            assert f"the loss is nan in update {place}" in text
+    assert two[0]["spoiled"] == two[1]["spoiled"]
+
+
+def test_validation_images_that_cannot_be_shared_are_refused_before_the_first_step(launched):
+    one, two, _ = launched
+    assert one["unshared"] == "it has begun to train"
+    for found in two:
+        assert "over several processes, evaluate needs a map-style data set" in found["unshared"]
+
+
 def test_a_frozen_norm_and_a_loss_per_image(launched):
     """Two processes do the same sums in another order: single precision, a few digits."""
     one, two, _ = launched

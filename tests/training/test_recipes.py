@@ -285,6 +285,22 @@ def test_updates_become_epochs_that_hold_them(images, accumulate, epochs):
     assert recipe.fit_options(net())["steps"] == 16_000
 
 
+def test_a_sample_that_is_left_out_counts_in_no_epoch():
+    """Five images in batches of two are two updates for a norm over a 1 x 1 map, else three."""
+    recipe = recipes.zhou2022_sgd(steps=6)
+    model, data = net(pooled=True), loader(5)
+    model.norm.eval()
+    random = torch.get_rng_state()
+    options = recipe.train_options(model, data, accelerator=accelerator())
+    assert (options["epochs"], len(data)) == (3, 3)
+    assert (model.norm.training, model.pool.training) == (False, True)
+    assert torch.equal(torch.get_rng_state(), random)
+    with pytest.warns(UserWarning, match="left out"):
+        history = train(model, data, loader(4), **options, progress=False)
+    assert history.rows[-1]["step"] == 6
+    assert recipe.train_options(net(), data, accelerator=accelerator())["epochs"] == 2
+
+
 def test_training_and_validation_data():
     recipe = small("zhou2022_sgd")
     model = build("cnn", recipe)

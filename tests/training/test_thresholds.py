@@ -94,6 +94,14 @@ def test_a_model_is_scored_on_a_loader():
     assert (best.threshold, len(best.curve)) == (choice.threshold, 1)
 
 
+def test_a_model_in_half_precision_is_scored_on_a_loader():
+    model, loader, data = model_and_loader()
+    halves = [(torch.from_numpy(c).logit(eps=1e-6).half().sigmoid().numpy(), m) for c, m in data]
+    choice = choose_threshold(model.half(), loader)
+    assert choice.threshold == choose_threshold(BINARY, halves).threshold
+    assert choice.value == pytest.approx(choose_threshold(BINARY, data).value, abs=0.01)
+
+
 def test_the_spec_takes_it_and_keeps_it(tmp_path):
     model = ts.create_model("unet", "resnet10t", classes=["lesion"], in_channels=1).eval()
     image = np.random.default_rng(0).integers(0, 256, (32, 40), np.uint8)

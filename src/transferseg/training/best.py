@@ -11,9 +11,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate import Accelerator
+
 from transferseg.errors import TrainingError, unknown_name
 from transferseg.training import saves
-from transferseg.training.atomic import recovered, write_text
+from transferseg.training.atomic import (
+    former_path,
+    partial_path,
+    recovered,
+    settle_folder,
+    write_text,
+)
 from transferseg.training.state import TrainState
 
 INDEX_FILE = "index.json"
@@ -75,8 +83,8 @@ class BestCheckpoints:
     def __init__(
         self, folder: str | PathLike[str], k: int = 3, *, mode: Literal["max", "min"] = "max"
     ) -> None:
-        if k < 1:
-            raise TrainingError(f"k must be 1 or more, got {k}.")
+        if not isinstance(k, int) or k < 1:
+            raise TrainingError(f"k must be a whole number, 1 or more, got {k!r}.")
         if mode not in ("max", "min"):
             raise TrainingError(unknown_name("mode", mode, ("max", "min")))
         self.folder, self.k, self.mode = Path(folder), k, mode
@@ -125,6 +133,23 @@ class BestCheckpoints:
         state.accelerator.wait_for_everyone()
         return True
 
+    def settle(self, accelerator: Accelerator) -> None:
+        """Clear away what a kill has left of a model, as a resumed run does at its start.
+
+        Every process calls it; the main one deletes.
+
+        Raises:
+            TrainingError: the place is read-only.
+        """
+
+        def work() -> None:
+            if accelerator.is_main_process:
+                for one in self.checkpoints:
+                    settle_folder(self.folder / one.name)
+                self._delete()
+
+        saves.write_together(accelerator, "the best models", self.folder, work)
+
     def _with(self, new: Checkpoint) -> tuple[Checkpoint, ...]:
         """What is to be kept of the kept ones and a new one."""
         if math.isnan(new.score):
@@ -158,8 +183,15 @@ class BestCheckpoints:
     def _delete(self) -> None:
         """Delete what the index says is leaving; what cannot go now goes at the next update."""
         for name in self._leaving:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        self._leaving = tuple(name for name in self._leaving if (self.folder / name).exists())
+            for path in self._versions(name):
+                shutil.rmtree(path, ignore_errors=True)
+        self._leaving = tuple(name for name in self._leaving if self._versions(name))
+
+    def _versions(self, name: str) -> list[Path]:
+        """What there is of a model: itself, and what a kill while it was written has left."""
+        folder = self.folder / name
+        every = (folder, partial_path(folder), former_path(folder))
+        return [path for path in every if path.exists()]
 
     def _read(self) -> None:
         path = self.folder / INDEX_FILE
@@ -181,7 +213,7 @@ class BestCheckpoints:
                 "give the same mode, or another folder."
             )
         self.checkpoints = found
-        self._leaving = tuple(name for name in leaving if (self.folder / name).exists())
+        self._leaving = tuple(name for name in leaving if self._versions(name))
 
 
 def _names(checkpoints: tuple[Checkpoint, ...]) -> tuple[str, ...]:

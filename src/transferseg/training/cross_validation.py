@@ -25,7 +25,14 @@ from transferseg.training.evaluate import MeanLoss, Metric
 from transferseg.training.fold_runs import Beginning, FoldRuns
 from transferseg.training.folding import check_data, ids_of
 from transferseg.training.history import History
-from transferseg.training.judge import Judge, ScoreLike, flat_scores, make_judge
+from transferseg.training.judge import (
+    Judge,
+    ScoreLike,
+    check_metric,
+    check_score,
+    flat_scores,
+    make_judge,
+)
 from transferseg.training.optimizers import adamw
 from transferseg.training.run import hand_back
 from transferseg.training.saving import check_save_every
@@ -141,6 +148,7 @@ def cross_validate(
     auxiliary_weight: float | None = None,
     skip_nonfinite: int = 0,
     ema_decay: float | None = None,
+    best_k: int | None = None,
     workers: int = 0,
 ) -> CrossValidation:
     """Train once for every fold, each from the same weights; score what the fold held out.
@@ -189,6 +197,7 @@ def cross_validate(
         auxiliary_weight: see `train`.
         skip_nonfinite: see `fit`.
         ema_decay: see `train`.
+        best_k: see `train`: of each fold, in its own folder; needs `validation_share`.
         workers: processes that load the data.
 
     Raises:
@@ -217,7 +226,11 @@ def cross_validate(
     check_save_every(save_every, folder)
     folds = tuple(folds)
     _check_folds(folds, data)
-    judge = _judge(metrics, score, mode, loss, validation_share, patience, restore_best, schedule)
+    check_metric(metrics)
+    judge = _judge(
+        metrics, score, mode, loss, validation_share, patience, restore_best, schedule, best_k
+    )
+    check_score(judge, model, target)
     place = None if folder is None else Path(folder)
     if unfreeze is not None:
         unfreeze.release(model)  # before it is prepared: see `Unfreezing`
@@ -237,7 +250,7 @@ def cross_validate(
         run_options={
             "optimizer": optimizer, "schedule": schedule, "accelerator": accelerator,
             "patience": patience, "minimum_delta": minimum_delta, "restore_best": restore_best,
-            "resume": resume, "seed": seed, "ema_decay": ema_decay,
+            "resume": resume, "seed": seed, "ema_decay": ema_decay, "best_k": best_k,
         },
     )  # fmt: skip
     return _all_folds(work, folds, resume=resume)
@@ -284,12 +297,14 @@ def _judge(
     patience: int | None,
     restore_best: bool,
     schedule: ScheduleLike | None,
+    best_k: int | None,
 ) -> Judge | None:
     """What decides while a fold trains; None without images for it."""
     if share is None:
         given = {
             "score": score is not None, "mode": mode is not None, "restore_best": restore_best,
             "patience": patience is not None, "a plateau schedule": isinstance(schedule, Plateau),
+            "best_k": best_k is not None,
         }  # fmt: skip
         if names := [name for name, there in given.items() if there]:
             raise TrainingError(

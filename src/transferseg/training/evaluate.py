@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from transferseg.errors import TrainingError
 from transferseg.training import sharded
+from transferseg.training.inference import device_of, dtype_of
 from transferseg.training.loaders import prepared
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.targets import (
@@ -96,6 +97,7 @@ def evaluate(
 
     Args:
         model: plain or prepared; it is evaluated where it is, or moved to the accelerator's device.
+            Images go in at the dtype of its weights (float16 after `model.half()`).
         loader: batches as the data room makes them.
         metrics: one metric, or several by name.
         accelerator: of the training, for its device, precision and processes; without one the model
@@ -127,7 +129,7 @@ def evaluate(
         metric.reset()
         metric.to(device)
     autocast = nullcontext() if accelerator is None else accelerator.autocast()
-    empty = True
+    dtype, empty = dtype_of(model), True
     # A loader without a generator of its own draws a number from the global one when it starts.
     with evaluation_mode(model), torch.random.fork_rng(devices=[]), torch.no_grad(), autocast:
         for batch, counts in _batches(loader, accelerator, device, progress):
@@ -135,7 +137,7 @@ def evaluate(
                 check_first(batch, model, target)
                 empty = False
             image = pick(batch, "image")
-            logits = model(image)
+            logits = model(image.to(dtype))
             if not counts:
                 continue
             wanted = image if target == "image" else pick(batch, target)
@@ -164,28 +166,37 @@ def _placed(model: nn.Module, accelerator: Accelerator | None) -> tuple[nn.Modul
     return model, accelerator.device
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter is; the CPU for one without parameters."""
-    first = next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
+def check_shares(loader: Loader, accelerator: Accelerator | None) -> None:
+    """Refuse a loader whose samples several processes could not share without repeats.
+
+    Raises:
+        TrainingError: one that is already prepared, or of an iterable data set.
+
+    Example:
+        >>> check_shares(torch.utils.data.DataLoader([1, 2]), Accelerator(cpu=True))
+    """
+    if accelerator is None or accelerator.num_processes == 1:
+        return
+    if isinstance(loader, DataLoaderStateMixin):
+        raise TrainingError(
+            "over several processes, evaluate needs a plain DataLoader: one that accelerate has "
+            "prepared repeats samples to fill its last batches."
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise TrainingError(
+            "over several processes, evaluate needs a map-style data set: the shares of an "
+            "iterable one are filled up with repeated samples."
+        )
 
 
 def _batches(
     loader: Loader, accelerator: Accelerator | None, device: torch.device, progress: bool
 ) -> Iterator[tuple[Any, bool]]:
     """Batches on the device, with whether they count: see `sharded.in_step`."""
-    several = accelerator is not None and accelerator.num_processes > 1
-    if several and isinstance(loader, DataLoaderStateMixin):
-        raise TrainingError(
-            "over several processes, evaluate needs a plain DataLoader: one that accelerate has "
-            "prepared repeats samples to fill its last batches."
-        )
-    if several and isinstance(loader.dataset, IterableDataset):
-        raise TrainingError(
-            "over several processes, evaluate needs a map-style data set: the shares of an "
-            "iterable one are filled up with repeated samples."
-        )
-    if accelerator is not None and not isinstance(loader, DataLoaderStateMixin):
+    check_shares(loader, accelerator)
+    if isinstance(loader, DataLoaderStateMixin):  # perhaps that of a training under way, which
+        loader = cast(Any, loader).base_dataloader  # would take our last batch for its own
+    if accelerator is not None:
         shared: Any = prepared(accelerator, loader, even_batches=False)
         shared.set_epoch = lambda _: None  # its data may be those of a training under way
         loader = shared

@@ -173,6 +173,17 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return next(weights, torch.float32)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter is; the CPU for one without parameters.
+
+    Example:
+        >>> device_of(nn.Conv2d(1, 1, 1, device="meta"))
+        device(type='meta')
+    """
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 @contextmanager
 def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
     """Autocast on a device; "fp32" leaves everything as it is.

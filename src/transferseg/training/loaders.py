@@ -10,9 +10,9 @@ epoch) at the start of each epoch; resuming seeds them the same way and skips th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sized
+from contextlib import closing, contextmanager
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -29,10 +29,14 @@ from torch.utils.data import (
 
 from transferseg.errors import TrainingError, some
 from transferseg.training.auxiliary import has_auxiliary, training_output
+from transferseg.training.inference import device_of
 from transferseg.training.modes import evaluation_mode
+from transferseg.training.sharded import is_sharded
 from transferseg.training.targets import Loader
 
 _TORCH_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+#: Hands on the events of a generator; between two of them the loader is as its owner made it.
+Lending: TypeAlias = Callable[[Any], Iterator[Any]]
 
 
 def prepared(accelerator: Accelerator, loader: Loader, *, even_batches: bool) -> Any:  # noqa: ANN401 - a loader with accelerate's ways
@@ -111,15 +115,38 @@ def length(loader: Loader) -> int | None:
         return None
 
 
+def epoch_batches(accelerator: Accelerator, loader: Loader, model: nn.Module) -> int | None:
+    """Batches of each process in an epoch of `fit`, None where the loader cannot know.
+
+    A last batch of one sample that `fit` leaves out is none. The model, which need not be prepared,
+    and the random state are left as they were.
+
+    Raises:
+        TrainingError: every batch is of one sample and a BatchNorm would see one value.
+    """
+    with (
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=[]),
+        evaluation_mode(model),  # for the modes that it gives back
+    ):
+        warnings.simplefilter("ignore")  # `fit` will say it
+        with without_lone_samples(accelerator, loader, model):
+            return length(prepared(accelerator, loader, even_batches=accelerator.even_batches))
+
+
 @contextmanager
 def without_lone_samples(
     accelerator: Accelerator, loader: Loader, model: nn.Module
-) -> Iterator[None]:
+) -> Iterator[Lending]:
     """Leave out a last batch of one sample for as long as training goes on, if it cannot be used.
 
     A batch normalisation in training mode cannot normalise a single value per channel: a batch of
     one where its map is 1x1, as in pyramid or image-level pooling. Whether the model has such a map
     is found by looking, with one sample of the data set in evaluation mode.
+
+    Returns:
+        What hands on the events of training: who looks at the loader between two of them, to
+        evaluate it say, sees all of it.
 
     Raises:
         TrainingError: every batch is of one sample and a BatchNorm would see one value.
@@ -128,7 +155,7 @@ def without_lone_samples(
     kind = _lone(sampler, accelerator.num_processes)
     names = _single_value_norms(model, loader, accelerator) if kind else []
     if not names:
-        yield
+        yield iter
         return
     if kind == "all":
         raise TrainingError(
@@ -142,9 +169,20 @@ def without_lone_samples(
     )
     sampler.drop_last = True  # exactly the lone sample; before the loader is prepared and counted
     try:
-        yield
+        yield lambda events: _lent(events, sampler)
     finally:
         sampler.drop_last = False
+
+
+def _lent(events: Any, sampler: Any) -> Iterator[Any]:  # noqa: ANN401
+    """The events of a generator; while the caller has the word the sampler drops nothing."""
+    with closing(events):
+        for event in events:
+            sampler.drop_last = False
+            try:
+                yield event
+            finally:
+                sampler.drop_last = True
 
 
 def _lone(sampler: Any, processes: int) -> str | None:  # noqa: ANN401
@@ -189,7 +227,8 @@ def _single_value_norms(model: nn.Module, loader: Loader, accelerator: Accelerat
         with torch.random.fork_rng(devices=[]):
             sample = loader.dataset[index]
         with evaluation_mode(model), torch.no_grad():
-            image = torch.as_tensor(sample["image"])[None].to(accelerator.device)
+            device = accelerator.device if is_sharded(accelerator) else device_of(model)
+            image = torch.as_tensor(sample["image"])[None].to(device)
             training_output(model, image, auxiliary=has_auxiliary(model))
     except ValueError:
         if not seen:  # a norm without running statistics refuses the single value itself

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
-from transferseg.training import loaders
+from transferseg.training import loaders, saves
 from transferseg.training.auxiliary import Output, training_output, training_terms, weight_of
 from transferseg.training.clock import Clock
 from transferseg.training.events import EpochEvent, StepEvent
@@ -133,14 +133,14 @@ def _run(state: TrainState, loader: Loader, plan: Plan) -> Iterator[StepEvent | 
     if plan.unfreeze is not None:
         release_all(state, plan.unfreeze)
     watch = Watch(state, plan.skip_nonfinite)
-    with loaders.without_lone_samples(accelerator, loader, state.unwrapped):
+    with loaders.without_lone_samples(accelerator, loader, state.unwrapped) as lending:
         ready = loaders.prepared(accelerator, loader, even_batches=accelerator.even_batches)
         batches = loaders.length(ready)
-        _check_length(state, batches)
-        state.lay_schedule(plan.last_step(state, batches))
         checked = False
-        while not plan.reached(state):
-            yield from _epoch(state, ready, plan, watch, check=not checked)
+        while not plan.reached(state):  # what is loaded within the loop is looked at as well
+            _check_length(state, batches)
+            state.lay_schedule(plan.last_step(state, batches))
+            yield from lending(_epoch(state, ready, plan, watch, check=not checked))
             checked = True
 
 
@@ -187,7 +187,7 @@ def _epoch(
                 if _place(state) != place:  # it was loaded, or trained by another `fit`
                     return
                 if plan.reached(state) and not batches.end_of_dataloader:
-                    state.record.settle()
+                    saves.together(state.accelerator, state.record.settle)
                     return
                 clock.start()
     finally:
@@ -196,7 +196,8 @@ def _epoch(
         state.samples_seen -= _images(state, group)
     if state.batches == 0:
         raise TrainingError("the loader gave no batches; an empty data set?")
-    state.record.settle()  # waits for the device, which is time of this epoch
+    # waits for the device, which is time of this epoch
+    saves.together(state.accelerator, state.record.settle)
     clock.stop()
     yield _finish_epoch(state)
 
@@ -217,10 +218,12 @@ def _claim(state: TrainState, batches: Any) -> None:  # noqa: ANN401
     Its state is global: an Accelerator that was made since, by anyone, has changed the number, and
     a loader that was begun and left, or another training, stands as the current one.
     """
-    accelerator = state.accelerator
-    accelerator.gradient_accumulation_steps = state.accumulation
-    if accelerator.gradient_state.active_dataloader is not batches:
-        accelerator.gradient_state._add_dataloader(batches)
+    shared = state.accelerator.gradient_state
+    # the second as `prepare` has checked it: without it the last, incomplete update would be lost
+    shared.plugin_kwargs.update(num_steps=state.accumulation, sync_with_dataloader=True)
+    if shared.active_dataloader is not batches:
+        shared._remove_dataloader(batches)  # once: two trainings in turn would fill the list
+        shared._add_dataloader(batches)
 
 
 def _batch(

@@ -20,7 +20,7 @@ from transferseg.metrics import SegmentationCounts
 from transferseg.spec import InputSpec
 from transferseg.training.auxiliary import has_auxiliary
 from transferseg.training.ema import EMA
-from transferseg.training.loaders import length
+from transferseg.training.loaders import epoch_batches
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import TrainState
 from transferseg.training.targets import Loader, Loss, spec_of
@@ -231,18 +231,19 @@ class Recipe:
             accelerator: see `prepare`.
 
         Raises:
-            TrainingError: a recipe that counts updates, and a loader without a length.
+            TrainingError: a recipe that counts updates, and a loader without a length, or one of
+                batches of one sample that a BatchNorm of the model cannot take.
         """
         accelerator = accelerator or self.accelerator()
         epochs = self.epochs
         if self.steps is not None:
-            batches = length(loader)
+            batches = epoch_batches(accelerator, loader, model)
             if batches is None:
                 raise TrainingError(
                     f"{self.name} counts updates, and the loader does not know how many batches an "
                     "epoch has; train with fit(state, loader, **recipe.fit_options(model))."
                 )
-            each = accelerator.num_processes * accelerator.gradient_accumulation_steps
+            each = accelerator.gradient_accumulation_steps
             epochs = math.ceil(self.steps / math.ceil(max(1, batches) / each))
         return {**self._run_options(model, accelerator), "epochs": epochs}
 

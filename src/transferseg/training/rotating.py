@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -22,8 +21,8 @@ from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.folding import Growing, check_data, held_out_part, training_part
 from transferseg.training.history import History
-from transferseg.training.judge import Judge, ScoreLike, make_judge
-from transferseg.training.loaders import length, prepared, without_lone_samples
+from transferseg.training.judge import Judge, ScoreLike, check_score, make_judge
+from transferseg.training.loaders import epoch_batches
 from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
 from transferseg.training.progress import UpdateBar
@@ -148,6 +147,7 @@ def train_rotating(
     check_data(data, validation_data, batch_size, epochs)
     folds.partitions(data.groups, 0)  # too few groups: said before anything is prepared
     judge = cast(Judge, make_judge(metrics, score, mode, loss, True))  # None without validation
+    check_score(judge, model, target)
     if unfreeze is not None:
         unfreeze.release(model)  # before it is prepared: see `Unfreezing`
         unfreeze = unfreeze.every(folds.folds)
@@ -225,11 +225,8 @@ class _Rotation:
         """Updates in a run over that many images, counted as `fit` will do them."""
         state, accelerator = self.run.state, self.run.state.accelerator
         loader = self._train_loader(range(images))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `fit` will say it
-            with without_lone_samples(accelerator, loader, state.unwrapped):
-                ready = prepared(accelerator, loader, even_batches=accelerator.even_batches)
-                return math.ceil((length(ready) or 0) / state.accumulation)
+        batches = epoch_batches(accelerator, loader, state.unwrapped)
+        return math.ceil((batches or 0) / state.accumulation)
 
     def epoch(self) -> dict[str, Any]:
         """Do the runs of the epoch that comes, and give its row."""

@@ -168,6 +168,8 @@ class Run:
             return
         save = self.folder / "last"
         saves.settle(self.state.accelerator, self.folder / "best")
+        if self.checkpoints is not None:
+            self.checkpoints.settle(self.state.accelerator)
         if not self.state.resume(save):
             return
         for row in self.state.history:

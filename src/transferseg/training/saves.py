@@ -45,7 +45,7 @@ def save(state: TrainState, folder: Path) -> None:
     def part(work: Callable[[], object]) -> None:
         write_together(accelerator, "the state", folder, work)
 
-    _together(accelerator, state.record.settle)
+    together(accelerator, state.record.settle)
     record = state.record.reduced(accelerator)
     sharded.share_buffers(state.unwrapped, accelerator)
     try:
@@ -101,11 +101,25 @@ def write_together(
         with writing(what, path):
             work()
 
-    _together(accelerator, write)
+    together(accelerator, write)
 
 
-def _together(accelerator: Accelerator, work: Callable[[], object]) -> None:
-    """Without this, the other processes would wait for the one that has given up."""
+def together(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Do the work of this process; an error of one process is raised on every one.
+
+    Without this, the other processes would wait for the one that has given up.
+
+    Args:
+        accelerator: whose processes all call this.
+        work: the part of this process.
+
+    Raises:
+        TrainingError: that of this process, or else of another.
+
+    Example:
+        >>> together(Accelerator(cpu=True), lambda: print("done"))
+        done
+    """
     error = None
     try:
         work()

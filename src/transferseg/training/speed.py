@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from transferseg.errors import DataError, TrainingError
 from transferseg.spec import ModelSpec
-from transferseg.training.evaluate import device_of
 from transferseg.training.inference import (
     Precision,
     autocast,
     both_sides,
     check_pair,
     check_precision,
+    device_of,
     dtype_of,
 )
 from transferseg.training.modes import evaluation_mode

@@ -11,10 +11,10 @@ from torch import nn
 
 from transferseg.errors import TrainingError, some
 from transferseg.models.freezing import Unfreezing
-from transferseg.training.evaluate import Metric, evaluate
+from transferseg.training.evaluate import Metric, check_shares, evaluate
 from transferseg.training.events import EpochEvent, StepEvent, event_row
 from transferseg.training.history import History
-from transferseg.training.judge import ScoreLike, make_judge
+from transferseg.training.judge import ScoreLike, check_score, make_judge
 from transferseg.training.loaders import length
 from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
@@ -83,6 +83,7 @@ def train(
         metrics: counts whose scores are kept as `validation_<name>`; only the loss when not given.
         score: decides which epoch is best: a name among the scores, or a function of what
             `metrics.scores()` returns. "loss" when there are no metrics; must be given with them.
+            A name is tried before anything is trained, on a copy of `metrics` and blank pixels.
         mode: "max" where higher scores are better, "min" where lower ones are; by default "min" for
             losses and for the errors, distances, false alarms and misses of `metrics`, by their
             names ("mean_hd95", "l1", "mean_ece"), and "max" for any other score or function.
@@ -137,6 +138,7 @@ def train(
         _check_leak(train_loader, validation_loader)
     check_save_every(save_every, folder)
     judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
+    check_score(judge, model, target)
     if unfreeze is not None:
         unfreeze.release(model)  # before it is prepared: see `Unfreezing`
     with running(
@@ -144,6 +146,8 @@ def train(
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
         resume=resume, seed=seed, ema_decay=ema_decay, best_k=best_k,
     ) as run, closing(UpdateBar(run.state, epochs, progress)) as bar:  # fmt: skip
+        if validation_loader is not None:
+            check_shares(validation_loader, run.state.accelerator)
         log = RunLog(run.state, run.folder, every=log_every, resume=resume)
         if not run.stopping.should_stop:
             events = fit(

@@ -13,8 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transferseg.errors import DataError, SpecError, TrainingError, TransfersegError, describe
-from transferseg.training.evaluate import device_of
-from transferseg.training.inference import FLIP_DIMS, Inference, autocast, both_sides, dtype_of
+from transferseg.training.inference import (
+    FLIP_DIMS,
+    Inference,
+    autocast,
+    both_sides,
+    device_of,
+    dtype_of,
+)
 from transferseg.training.modes import evaluation_mode
 from transferseg.training.raw import ImageLike, raw_image
 from transferseg.training.targets import spec_of
