@@ -17,6 +17,7 @@ from transferseg.spec import ModelSpec
 from transferseg.transfer import SourceFormat
 from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES
 from transferseg.transfer.sources import ENCODER_PREFIX
+from transferseg.types import TargetMode
 
 PARTS = ("backbone.", "neck.", "head.")
 
@@ -60,6 +61,7 @@ class MMPretrainFormat(Format):
             usual_input(body.in_channels),
             input_why=INPUT_WHY,
             input_metadata=hints.input_spec(body.in_channels),
+            mode_metadata=_mode(hints, count),
             encoder_options=body.options,
         )
         return Description("classifier", encoder, count, body.in_channels, spec)
@@ -106,10 +108,17 @@ def _whole(listing: Listing, part: Part, findings: Findings, hints: Hints) -> De
         usual_input(built.in_channels),
         input_why=INPUT_WHY,
         input_metadata=hints.input_spec(built.in_channels),
+        mode_metadata=_mode(hints, count),
         decoder={"head": "timm"},
         encoder_options=built.options,
     )
     return Description("classifier", encoder, count, built.in_channels, spec)
+
+
+def _mode(hints: Hints, count: int) -> TargetMode | None:
+    """That of several labels, where the config says that the head is for them."""
+    several = (hints.text("head", "type") or "").rpartition(".")[2].startswith("MultiLabel")
+    return "multilabel" if several and count > 1 else None
 
 
 def _whole_naming(name: str, listing: Listing) -> SourceFormat:
