@@ -90,9 +90,10 @@ def _whole(listing: Listing, part: Part, findings: Findings, hints: Hints) -> De
         told = kind.title if kind else hints.text("backbone", "type") or "of another kind"
         beside = f" beside {some(strange)}" if strange else ""
         beside = beside or ("" if listing.under("head.") else " without a head")
+        moved = "; its encoder goes into a model with create_model(..., weights=path)"
         raise NotBuiltError(
             f"of the classifiers those over ResNet, ViT, Swin and HRNet are built, and this is "
-            f"{told}{beside}; its encoder goes into a model with create_model(..., weights=path)"
+            f"{told}{beside}{moved if kind else ''}"
         )
     neck, head = Part("neck.", listing.under("neck.")), Part("head.", listing.under("head."))
     built = kind.read(part, neck, findings, hints)
