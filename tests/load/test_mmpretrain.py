@@ -274,6 +274,64 @@ def test_an_hrnet_with_its_neck(neck, tmp_path):
     assert model.spec.encoder_options["arguments"]["head_conv_bias"] is False
 
 
+def described_vit(width, depth, hidden, patch, said):
+    """What is made of a ViT's names and shapes beside a config."""
+    block = {
+        "ln1.weight": (width,), "ln1.bias": (width,), "ln2.weight": (width,), "ln2.bias": (width,),
+        "attn.qkv.weight": (3 * width, width), "attn.qkv.bias": (3 * width,),
+        "attn.proj.weight": (width, width), "attn.proj.bias": (width,),
+        "ffn.layers.0.0.weight": (hidden, width), "ffn.layers.0.0.bias": (hidden,),
+        "ffn.layers.1.weight": (width, hidden), "ffn.layers.1.bias": (width,),
+    }  # fmt: skip
+    names = {
+        "cls_token": (1, 1, width), "pos_embed": (1, 1 + (224 // patch) ** 2, width),
+        "patch_embed.projection.weight": (width, 3, patch, patch),
+        "patch_embed.projection.bias": (width,), "ln1.weight": (width,), "ln1.bias": (width,),
+        **{f"layers.{i}.{key}": shape for i in range(depth) for key, shape in block.items()},
+    }  # fmt: skip
+    shapes = {f"backbone.{key}": shape for key, shape in names.items()}
+    shapes |= {"head.layers.head.weight": (5, width), "head.layers.head.bias": (5,)}
+    meta = {"meta": {"cfg": f"model = dict({said})"}}
+    return FORMATS["mmpretrain"].describe(
+        Listing("a.pth", shapes, {}, metadata=meta), Findings("a.pth")
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said", "heads"),
+    [
+        ((384, 12, 1536, 16), "", None),  # timm's 6
+        ((384, 12, 1536, 16), "backbone=dict(arch='deit-small')", None),
+        ((384, 12, 1536, 16), "backbone=dict(type='MoCoV3ViT', arch='mocov3-small')", 12),
+        ((768, 8, 2304, 16), "", 8),
+        ((1280, 32, 5120, 14), "", 16),
+        ((1408, 40, 6144, 14), "backbone=dict(arch='eva-g')", 16),
+    ],
+)
+def test_the_heads_of_the_published_sizes(sizes, said, heads):
+    found = described_vit(*sizes, said)
+    assert found.spec.encoder_options.get("arguments", {}).get("num_heads") == heads
+    with torch.device("meta"):  # and it has the shapes of the file
+        model = ts.load.loading.build(found.spec)
+    assert model.encoder.model.blocks[0].mlp.fc1.weight.shape == (sizes[2], sizes[0])
+
+
+@pytest.mark.parametrize(
+    ("head", "mode"),
+    [("MultiLabelLinearClsHead", "multilabel"), ("mmpretrain.MultiLabelClsHead", "multilabel"),
+     ("LinearClsHead", "multiclass")],
+)  # fmt: skip
+def test_the_mode_that_the_config_s_head_says(head, mode, tmp_path):
+    said = f"head=dict(type='{head}')"
+    assert described_vit(64, 2, 256, 16, said).spec.mode == mode
+    theirs = ResNetV1c()
+    meta = {"cfg": f"model = dict({said})"}
+    torch.save({"meta": meta, "state_dict": theirs.state_dict()}, tmp_path / "a.pth")
+    info = ts.inspect_checkpoint(tmp_path / "a.pth")
+    assert info.spec.mode == mode
+    assert ("mode = 'multilabel' (metadata)" in str(info)) is (mode == "multilabel")
+
+
 @pytest.mark.parametrize(
     ("extra", "said", "message"),
     [

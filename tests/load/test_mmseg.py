@@ -257,6 +257,33 @@ def test_encoders_go_into_models_too(tmp_path):
         ts.transfer_weights(tmp_path / "a.pth", plain)
 
 
+@pytest.mark.parametrize("name", ["tiny_upernet_swin", "tiny_upernet_vit_ln_mln"])
+def test_the_norms_and_the_neck_of_an_encoder_come_with_weights(name, tmp_path):
+    weights, _ = reference(name)
+    old_file(tmp_path / "a.pth", weights)
+    model, _ = ts.load_checkpoint(tmp_path / "a.pth")
+    options = {"encoder_options": model.spec.encoder_options, "weights": tmp_path / "a.pth"}
+    ours = ts.create_model("upernet", model.spec.encoder, classes=2, channels=8, **options)
+    ours = ours.encoder
+    beside = [key for key in ours.state_dict() if not key.startswith("model.")]
+    assert beside
+    for key, value in model.encoder.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+
+
+def test_a_bias_that_patch_bias_leaves_out_is_told_with_what_to_do(tmp_path):
+    weights, _ = reference("tiny_upernet_vit_mln_patch_bias")
+    old_file(tmp_path / "a.pth", weights)
+    model, _ = ts.load_checkpoint(tmp_path / "a.pth")
+    options = {**model.spec.encoder_options, "patch_bias": False}
+    with pytest.raises(
+        TransferError,
+        match=r"(?s)go nowhere: .*projection\.bias.*Without patch_bias=False .*transfer_weights\(",
+    ):
+        ts.create_model("upernet", model.spec.encoder, classes=2, encoder_options=options,
+                        weights=tmp_path / "a.pth")  # fmt: skip
+
+
 def test_configs_are_read_and_never_run():
     values = read_config("a = [1, -2.5, (None, 'x')]\nb = {'k': a}\nimport os\nc = os.system('x')")
     assert values == {"a": [1, -2.5, [None, "x"]], "b": {"k": [1, -2.5, [None, "x"]]}, "c": None}

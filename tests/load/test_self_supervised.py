@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -269,6 +270,13 @@ def test_dinov2s_own_names(name, more, naming, chunk, wrap, tmp_path):
     assert report.source_format == naming
     assert any("mask_token" in key for key in report.plan.unused)
     if more:
+        for size in ([42, 56], 56, 14):  # the target's own grid, other than the file's
+            given = {"arguments": {**arguments, "img_size": size}, "pyramid": "none", "layers": [3]}
+            resized = encoder(given, name)
+            ts.transfer_weights(tmp_path / "a.pth", resized)
+            x = image(3, *(size if isinstance(size, list) else (size, size)))
+            with torch.no_grad():
+                assert relative(resized.encoder(x)[-1], maps(theirs, x)) < 1e-5
         other = encoder({"arguments": usual, "pyramid": "none", "layers": [3]}, name)
         with pytest.raises(TransferError, match=r"with \{'no_embed_class': False\}"):
             ts.transfer_weights(tmp_path / "a.pth", other)
@@ -344,6 +352,29 @@ def test_inspecting_names_the_training_and_the_encoder(prefix):
         examine(listing, {"encoder": "resnet50"})
     listing = Listing("a.pth", {**listing.shapes, f"{prefix}more.weight": (3,)}, {})
     assert "no timm model" in examine(listing, {}).info.missing
+
+
+def test_moco_v3s_own_small_vit_has_heads_half_as_wide(tmp_path):
+    sizes = {"img_size": 32, "depth": 2, "num_heads": 12}
+    theirs = randomise(timm.create_model("vit_small_patch16_224", num_classes=0, **sizes))
+    state = {f"module.base_encoder.{key}": value for key, value in theirs.state_dict().items()}
+    torch.save({"arch": "vit_small", "epoch": 300, "state_dict": state}, tmp_path / "a.pth")
+    options = {"arguments": sizes, "pyramid": "none", "layers": [1]}
+    ours, x = encoder(options, "vit_small_patch16_224"), image(3, 32, 32)
+    ts.transfer_weights(tmp_path / "a.pth", ours)
+    with torch.no_grad():
+        assert relative(ours.encoder(x)[-1], maps(theirs, x)) < 1e-5
+    six = {**options, "arguments": {"img_size": 32, "depth": 2}}
+    with pytest.raises(TransferError, match=r"encoder_options=\{'arguments': \{'num_heads': 12\}"):
+        ts.transfer_weights(tmp_path / "a.pth", encoder(six, "vit_small_patch16_224"))
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "a.pth")  # nobody says whose it is
+    ts.transfer_weights(tmp_path / "a.pth", encoder(six, "vit_small_patch16_224"))
+    with torch.device("meta"):
+        known = shapes_of(timm.create_model("vit_small_patch16_224", num_classes=0))
+    listing = Listing("a.pth", {f"base_encoder.{k}": s for k, s in known.items()}, {})
+    assert "num_heads" not in examine(listing, {}).info.missing
+    listing = replace(listing, metadata={"arch": "vit_small"})
+    assert "{'arguments': {'num_heads': 12}}" in examine(listing, {}).info.missing
 
 
 @pytest.mark.parametrize(("naming", "net", "model", "wrap"), TRAININGS[:6:2])

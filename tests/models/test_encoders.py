@@ -104,10 +104,25 @@ def test_an_encoder_that_stops_early_gives_the_same_maps_up_to_there(family):
             assert all(map(torch.equal, early, encoder(image)))
 
 
-def test_what_lies_below_the_last_map_read_is_not_computed():
-    model = ts.create_model("psp_smp", "test_resnet", classes=2, stride=8)
-    model.encoder.model.layer4.register_forward_hook(lambda *_: pytest.fail("layer4 ran"))
-    model(torch.randn(2, 3, 64, 64)).sum().backward()
+@pytest.mark.parametrize(
+    ("name", "options", "unread"),
+    [
+        ("test_resnet", {}, "layer4"),
+        ("mobilenetv2_035", {"style": "smp"}, "blocks.3"),
+        ("efficientnet_lite0", {"style": "smp"}, "blocks.3"),
+    ],
+)
+def test_what_lies_below_the_last_map_read_is_not_computed(name, options, unread):
+    model = ts.create_model("psp_smp", name, classes=2, stride=8, encoder_options=options)
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        whole = model.eval().encoder(image)
+        early = model.encoder(image, until=model.until)
+    assert len(whole) > len(early) == 3
+    assert all(map(torch.equal, early, whole))
+    module = model.encoder.model.get_submodule(unread)
+    module.register_forward_hook(lambda *_: pytest.fail(f"{unread} ran"))
+    model.train()(image).sum().backward()
 
 
 def test_refusals_say_what_can_be_done():

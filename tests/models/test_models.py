@@ -206,7 +206,7 @@ def test_wrong_options(options, message):
         ts.create_model("unet", "resnet10t", **{"classes": 2, "in_channels": 1, **options})
 
 
-@pytest.mark.parametrize("option", [{"skips": False}, {"stride": 8}])
+@pytest.mark.parametrize("option", [{"skips": False}, {"stride": 8}, {"attention": "scse"}])
 def test_an_autoencoder_reads_the_deepest_map_alone(option):
     with pytest.raises(SpecError, match=f"leave {next(iter(option))}= out"):
         ts.create_autoencoder("resnet10t", **option)

@@ -156,6 +156,9 @@ def test_mmcv_s_ema_hook_keeps_buffers_beside_the_parameters(tmp_path):
     assert "one set is the moving average" in found.remarks[0]
     chosen = both(tmp_path / "a.pth", {**EMA, **statistics}, entry="ema_")
     assert chosen.peeled == ("state_dict", "ema_")
+    wrapped = {"state_dict": under("module.", {**plain, **twins})}  # DataParallel's
+    assert both(wrapped, plain).others == ("ema_",)
+    assert both(wrapped, {**EMA, **statistics}, entry="ema_").peeled[-1] == "module."
     with pytest.raises(CheckpointError, match=r"unknown entry 'ema'.*'ema_'"):
         read_source(tmp_path / "a.pth", entry="ema")
     with pytest.raises(CheckpointError, match="takes the buffers of mmcv's EMAHook"):

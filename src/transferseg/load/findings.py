@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from transferseg.errors import CheckpointError, some
 from transferseg.spec import InputSpec, ModelSpec, class_names, default_mode
+from transferseg.types import TargetMode
 
 Origin: TypeAlias = Literal["keys", "metadata", "convention", "keyword"]
 T = TypeVar("T")
@@ -167,6 +168,7 @@ class Findings:
         *,
         input_why: str,
         input_metadata: InputSpec | None = None,
+        mode_metadata: TargetMode | None = None,
         threshold: float = 0.5,
         threshold_why: str = "",
         threshold_metadata: float | None = None,
@@ -181,6 +183,7 @@ class Findings:
             input_spec: by the ecosystem's convention, for the channels that the stem has.
             input_why: the sentence that says whose convention that is.
             input_metadata: what the file says of it, if it does.
+            mode_metadata: the mode that the file says, if it does.
             threshold: by the ecosystem's convention.
             threshold_why: the sentence that says so.
             threshold_metadata: what the file says of it, if it does.
@@ -201,7 +204,7 @@ class Findings:
             architecture=architecture,
             encoder=encoder,
             classes=classes,
-            mode=self.open("mode", mode, why=why),
+            mode=self.open("mode", mode, why=why, metadata=mode_metadata),
             threshold=self.open(
                 "threshold",
                 threshold,

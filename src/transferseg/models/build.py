@@ -217,7 +217,7 @@ def intermediates(
     until: int | None = None,
 ) -> list[Tensor]:
     """The feature maps, to the one at index `until`; of HRNet its branches, not the stem's."""
-    if (tapped := smp_maps(model, image)) is not None:
+    if (tapped := smp_maps(model, image, until)) is not None:
         return tapped
     if style in ("mmseg", "mmpretrain") and layers is not None:
         return vit_maps(model, image, layers, style=style)

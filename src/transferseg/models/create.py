@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from transferseg.errors import SpecError
+from torch import Tensor
+
+from transferseg.errors import SpecError, TransferError
 from transferseg.models.autoencoder import Autoencoder
 from transferseg.models.base import SpecModel
 from transferseg.models.capabilities import capabilities_with
@@ -189,6 +191,11 @@ def create_autoencoder(
         raise SpecError("an autoencoder never has skips; leave skips= out.")
     if "stride" in decoder:
         raise SpecError("an autoencoder reads the deepest map; leave stride= out.")
+    if decoder.get("attention") is not None:
+        raise SpecError(
+            "a U-Net's attention weighs the skips too, which an autoencoder has not, so that it "
+            "would hand on nothing that fits; leave attention= out."
+        )
     given = _input(encoder, in_channels, input_spec, weights)
     names = {1: ("L",), 3: ("R", "G", "B")}.get(in_channels)
     spec = ModelSpec(
@@ -262,18 +269,43 @@ def _with_weights(model_class: type[M], spec: ModelSpec, weights: Weights) -> M:
     if not is_path(weights):
         return model_class(spec, pretrained=True if weights == "default" else str(weights))
     model = model_class(spec)
-    parts = _parts(weights, model)
-    report = transfer_weights(weights, model, parts=parts, input_channels=_channels(weights, model))
+    parts, channels = _parts(weights, model), _channels(weights, model)
+    try:
+        report = transfer_weights(weights, model, parts=parts, input_channels=channels)
+    except TransferError as error:
+        raise TransferError(f"{error}\n{_instead(spec, parts)}") from error
     report.raise_if_below(**dict.fromkeys(parts, 1.0))
     return model
 
 
+def _instead(spec: ModelSpec, parts: tuple[str, ...]) -> str:
+    """What to do about weights that are refused, which `weights=` has no words for."""
+    bias = "Without patch_bias=False there is a place for the bias of the patches. "
+    return (
+        f"{bias if spec.encoder_options.get('patch_bias') is False else ''}weights= takes all of "
+        "the encoder as it is; to declare something, build the model without weights= and call "
+        f"transfer_weights(path, model, parts={list(parts)}, ...)."
+    )
+
+
 def _parts(weights: str | os.PathLike[str], model: SpecModel) -> tuple[str, ...]:
-    """The timm model, and what is beside it where both sides have that (timm's files never do)."""
-    sides = (read_source(weights).tensors, model.state_dict())
-    beside = [part.removesuffix(".*") for part in BESIDE]
-    both = [p for p in beside if all(any(key.startswith(f"{p}.") for key in s) for s in sides)]
+    """The timm model, and what is beside it where the file has it too (timm's files never do).
+
+    Of ours, which were built alike, it must fit; of another library's it is taken where it does.
+    """
+    tensors, own = read_source(weights).tensors, model.state_dict()
+    naming = detect(tensors, own)
+    named = {naming.target_key(key) if naming else key: value for key, value in tensors.items()}
+    both = []
+    for part in (pattern.removesuffix("*") for pattern in BESIDE):
+        wanted = _under(part, own)
+        if wanted and (_under(part, tensors) or _under(part, named) == wanted):
+            both.append(part.removesuffix("."))
     return (ENCODER_PREFIX.removesuffix("."), *both)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(v.shape) for key, v in tensors.items() if key.startswith(prefix)}
 
 
 def _channels(weights: str | os.PathLike[str], model: SpecModel) -> InputChannels | None:

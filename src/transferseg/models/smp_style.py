@@ -117,12 +117,17 @@ def read_as_smp(model: Any, name: str, output_stride: int) -> None:  # noqa: ANN
         _dilate(model, steps, output_stride)
 
 
-def smp_maps(model: Any, image: Tensor) -> list[Tensor] | None:  # noqa: ANN401 - a timm model
+def smp_maps(
+    model: Any,  # noqa: ANN401 - a timm model
+    image: Tensor,
+    until: int | None = None,
+) -> list[Tensor] | None:
     """The feature maps of a model in this style, None of all else.
 
     Args:
         model: timm's.
         image: (B, C, H, W).
+        until: index of the last map that is computed; None for all.
 
     Returns:
         One map a tap.
@@ -140,6 +145,8 @@ def smp_maps(model: Any, image: Tensor) -> list[Tensor] | None:  # noqa: ANN401 
             x = step(x)
         if tapped:
             maps.append(x)
+            if len(maps) - 1 == until:
+                break
     return maps
 
 

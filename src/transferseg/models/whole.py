@@ -32,7 +32,7 @@ class WholeModel(nn.Module):
         dropout: of the head, 0 to below 1.
         pretrained: as timm takes it.
         options: "arguments", what timm's constructor is given besides; "norm_eps", and of Swin and
-            ViT "style", as in `Encoder`, but for "mmseg", which has no classifiers.
+            ViT "style", as in `Encoder`, but for "mmseg" and "smp", which have no classifiers.
 
     Attributes:
         channels: of the one map that it gives, the logits.
@@ -76,7 +76,7 @@ class WholeModel(nn.Module):
         if options or variant.style in ("mmseg", "smp"):
             raise SpecError(
                 "a whole timm classifier has the encoder options arguments, norm_eps and style "
-                f"(any but mmseg); got {options or variant.style}."
+                f"(any but mmseg and smp); got {options or variant.style}."
             )
         model_class = whole(variant)[0]
         check_style(variant.style, name, model_class)

@@ -50,6 +50,10 @@ class Adapter(ABC):
         """How many values of the target come from the source: all, unless overridden."""
         return prod(target)
 
+    def beside(self, offered: Adapter | None) -> Adapter:  # noqa: ARG002
+        """Itself, knowing what the target's own layout offers for the tensor, where that tells."""
+        return self
+
 
 def _channels_differ(source: Shape, target: Shape) -> bool:
     same = len(source) == len(target) == 4 and source[0] == target[0] and source[2:] == target[2:]

@@ -118,7 +118,7 @@ def transfer_weights(
     rows = _class_rows(model, parts, leave)
     renamed = rename_keys(list(shapes), rename)
     found = _source_format(source_format, renamed, state, weights)
-    found.check(renamed.values(), _arguments(model))
+    found.check(renamed.values(), weights.metadata, _arguments(model))
     chosen = _with_target(model, found, renamed.values())
     declared = Declarations(
         rename=rename,

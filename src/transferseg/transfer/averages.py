@@ -56,7 +56,8 @@ def exchanged(values: Mapping[Any, Any]) -> bool:
 def average_buffers(names: Mapping[str, Any]) -> dict[str, str]:
     """The buffers of mmcv's EMAHook -> the parameters that they belong to.
 
-    It registers `ema_backbone_conv1_weight` beside `backbone.conv1.weight`.
+    It registers `ema_backbone_conv1_weight` beside `backbone.conv1.weight`, in the network itself,
+    so that a wrapper's `module.` stands before both.
 
     Args:
         names: of all tensors.
@@ -68,8 +69,14 @@ def average_buffers(names: Mapping[str, Any]) -> dict[str, str]:
         >>> average_buffers({"conv.weight": 0, "ema_conv_weight": 0})
         {'ema_conv_weight': 'conv.weight'}
     """
-    begun = {name for name in names if name.startswith(EMA_BUFFERS) and "." not in name}
-    owners = {f"{EMA_BUFFERS}{name.replace('.', '_')}": name for name in names if name not in begun}
+    wrapper = _MODULE if all(name.startswith(_MODULE) for name in names) else ""
+    inner = {name: name.removeprefix(wrapper) for name in names}
+    begun = {n for n, own in inner.items() if own.startswith(EMA_BUFFERS) and "." not in own}
+    owners = {
+        f"{wrapper}{EMA_BUFFERS}{own.replace('.', '_')}": name
+        for name, own in inner.items()
+        if name not in begun
+    }
     return {name: owners[name] for name in names if name in begun} if begun <= set(owners) else {}
 
 

@@ -166,7 +166,8 @@ def _with_adapters(
 ) -> Declarations:
     """The adapters of the source's naming scheme, among the forced."""
     adapters = {names[key]: source_format.adapter_for(name) for key, name in renamed.items()}
-    own = {name: adapter for name, adapter in adapters.items() if adapter is not None}
+    offered = declared.offered.get
+    own = {name: one.beside(offered(name)) for name, one in adapters.items() if one is not None}
     return replace(declared, forced={**own, **declared.forced})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any, cast
 
@@ -162,25 +162,50 @@ class RegisterPositions(Adapter):
     DINOv2 adds no position to them. timm's ViT built with `no_embed_class=False` adds one to every
     token, so that with zeros it computes the same; they count as covered.
 
+    Args:
+        placed: what the target offers for its own positions, which tells the registers from the
+            cells of its grid; without it the grid is the source's.
+
     Example:
         >>> placed = RegisterPositions().apply(torch.ones(1, 5, 1), torch.empty(1, 7, 1))
         >>> placed.flatten().tolist()
         [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     """
 
+    placed: PositionGrid | None = None
     name: str = field(default="register_positions", init=False)
-    note: str = field(default="zeros as the positions of the register tokens", init=False)
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What it does."""
+        resampled = f"; {self.placed.note}" if self.placed else ""
+        return f"zeros as the positions of the register tokens{resampled}"
+
+    def beside(self, offered: Adapter | None) -> Adapter:
+        """See the class."""
+        return replace(self, placed=offered) if isinstance(offered, PositionGrid) else self
 
     def fits(self, source: Shape, target: Shape) -> bool:
-        """(1, 1 + cells, C) into (1, 1 + registers + cells, C), the cells those of a square."""
+        """(1, 1 + cells, C) into (1, 1 + registers + cells, C), the source's cells a square's."""
         if len(source) != 3 or len(target) != 3 or source[::2] != target[::2]:
             return False
-        return source[1] < target[1] and _grid(source[1] - 1, None) is not None
+        grid = _grid(source[1] - 1, None)
+        if self.placed is not None:
+            with_zeros = (1, source[1] - 1 + self.placed.prefix, source[2])
+            return self.placed.prefix > 1 and self.placed.fits(with_zeros, target)
+        # a larger square would need more cells than this
+        return grid is not None and 0 < target[1] - source[1] <= 2 * grid[0]
 
     def apply(self, source: Tensor, target: Tensor) -> Tensor:
         """See the class."""
-        zeros = source.new_zeros(1, target.shape[1] - source.shape[1], source.shape[2])
-        return torch.cat([source[:, :1], zeros, source[:, 1:]], dim=1)
+        registers = target.shape[1] - source.shape[1]
+        if self.placed is not None:
+            registers = self.placed.prefix - 1
+        zeros = source.new_zeros(1, registers, source.shape[2])
+        whole = torch.cat([source[:, :1], zeros, source[:, 1:]], dim=1)
+        if self.placed is None or self.placed.grid == _grid(source.shape[1] - 1, None):
+            return whole
+        return self.placed.apply(whole, target)
 
 
 def size_adapters(model: nn.Module) -> dict[str, Adapter]:

@@ -39,7 +39,8 @@ class Naming:
         reasons: pattern on keys that go nowhere -> why.
         signs: patterns on keys; a file in which one of each is found is of this kind.
         adapters: pattern on keys -> how such a tensor becomes timm's.
-        wants: pattern on keys -> arguments without which timm's computes something else.
+        wants: pattern on keys, or on what is saved beside them ("arch=vit_small") -> arguments
+            without which timm's computes something else.
     """
 
     rules: Mapping[str, str]
@@ -104,6 +105,8 @@ NAMINGS: Mapping[str, Naming] = {
             "predictor.*": PREDICTOR,
         },
         ("base_encoder.*",),
+        # its authors' small ViT has heads 32 wide; its name stands in the files that they write
+        wants={"arch=vit_small": {"num_heads": 12}},
     ),
     "MAE": Naming(
         {},

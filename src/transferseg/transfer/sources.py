@@ -41,8 +41,9 @@ class SourceFormat:
         telling: patterns on source keys, one of which must be there for it to be recognised; none
             where the names that become the target's tell it.
         signs: patterns on source keys; only files with a key for each are of this scheme.
-        wants: pattern on source keys -> arguments of timm's builder without which a target computes
-            something else than a network that has such a key.
+        wants: pattern on source keys, or on what is saved beside them ("arch=vit_small") ->
+            arguments of timm's builder without which a target computes something else than such a
+            network.
 
     Example:
         >>> moco = SourceFormat("moco", {"": ENCODER_PREFIX}, rules={r"^encoder_q\.": ""})
@@ -61,24 +62,41 @@ class SourceFormat:
     signs: tuple[str, ...] = ()
     wants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def check(self, keys: Collection[str], given: Mapping[str, Any]) -> None:
+    def wanted(self, keys: Collection[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of timm's builder that such a network needs, of `wants`.
+
+        Args:
+            keys: of the source.
+            metadata: what is saved beside them.
+        """
+        told = [*keys, *(f"{name}={v}" for name, v in metadata.items() if isinstance(v, str))]
+        chosen = (
+            arguments
+            for pattern, arguments in self.wants.items()
+            if any(fnmatchcase(one, pattern) for one in told)
+        )
+        return {name: value for arguments in chosen for name, value in arguments.items()}
+
+    def check(
+        self, keys: Collection[str], metadata: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> None:
         """Refuse a network that would compute something else in this target.
 
         Args:
             keys: of the source.
+            metadata: what is saved beside them.
             given: the arguments that the target's encoder was built with.
 
         Raises:
             TransferError: it says which the target wants.
         """
-        for pattern, wanted in self.wants.items():
-            idle = wanted.items() <= given.items()
-            if not idle and any(fnmatchcase(key, pattern) for key in keys):
-                raise TransferError(
-                    f"these are {self.name} names, of a network with {dict(wanted)}, which timm's "
-                    "has not: give the target encoder_options={'arguments': "
-                    f"{dict(wanted)}}}, or it computes something else."
-                )
+        wanted = self.wanted(keys, metadata)
+        if not wanted.items() <= given.items():
+            raise TransferError(
+                f"these are {self.name} names, of a network with {wanted}, which timm's "
+                f"has not: give the target encoder_options={{'arguments': {wanted}}}, or it "
+                "computes something else."
+            )
 
     def may_name(self, keys: Collection[str]) -> bool:
         """Whether the keys have all of its signs, and something that tells it."""

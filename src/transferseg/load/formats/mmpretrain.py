@@ -17,6 +17,7 @@ from transferseg.spec import ModelSpec
 from transferseg.transfer import SourceFormat
 from transferseg.transfer.openmmlab import COMPUTED, REORDERED, RULES
 from transferseg.transfer.sources import ENCODER_PREFIX
+from transferseg.types import TargetMode
 
 PARTS = ("backbone.", "neck.", "head.")
 
@@ -60,6 +61,7 @@ class MMPretrainFormat(Format):
             usual_input(body.in_channels),
             input_why=INPUT_WHY,
             input_metadata=hints.input_spec(body.in_channels),
+            mode_metadata=_mode(hints, count),
             encoder_options=body.options,
         )
         return Description("classifier", encoder, count, body.in_channels, spec)
@@ -88,9 +90,10 @@ def _whole(listing: Listing, part: Part, findings: Findings, hints: Hints) -> De
         told = kind.title if kind else hints.text("backbone", "type") or "of another kind"
         beside = f" beside {some(strange)}" if strange else ""
         beside = beside or ("" if listing.under("head.") else " without a head")
+        moved = "; its encoder goes into a model with create_model(..., weights=path)"
         raise NotBuiltError(
             f"of the classifiers those over ResNet, ViT, Swin and HRNet are built, and this is "
-            f"{told}{beside}; its encoder goes into a model with create_model(..., weights=path)"
+            f"{told}{beside}{moved if kind else ''}"
         )
     neck, head = Part("neck.", listing.under("neck.")), Part("head.", listing.under("head."))
     built = kind.read(part, neck, findings, hints)
@@ -106,10 +109,17 @@ def _whole(listing: Listing, part: Part, findings: Findings, hints: Hints) -> De
         usual_input(built.in_channels),
         input_why=INPUT_WHY,
         input_metadata=hints.input_spec(built.in_channels),
+        mode_metadata=_mode(hints, count),
         decoder={"head": "timm"},
         encoder_options=built.options,
     )
     return Description("classifier", encoder, count, built.in_channels, spec)
+
+
+def _mode(hints: Hints, count: int) -> TargetMode | None:
+    """That of several labels, where the config says that the head is for them."""
+    several = (hints.text("head", "type") or "").rpartition(".")[2].startswith("MultiLabel")
+    return "multilabel" if several and count > 1 else None
 
 
 def _whole_naming(name: str, listing: Listing) -> SourceFormat:

@@ -27,7 +27,9 @@ VIT_KEYS = (
     rf"attn\.attn\.in_proj_{ENDS}|ffn\.layers\.(0\.0|1)\.{ENDS})"
 )
 #: width and blocks -> heads, of MMPretrain's sizes whose heads are not 64 wide
-HEADS: Mapping[tuple[int, int], int] = {(768, 8): 8, (1280, 32): 16}
+HEADS: Mapping[tuple[int, int], int] = {(768, 8): 8, (1280, 32): 16, (1408, 40): 16}
+#: its "arch" where it is the config alone that tells them: MoCo v3's small has 32 wide ones
+NAMED_HEADS: Mapping[str | None, int] = {"mocov3-s": 12, "mocov3-small": 12}
 #: What timm calls the neck that joins HRNet's scales.
 OF_HRNET = {
     r"^neck\.0\.": "neck.",  # the first of a list of necks, as in the published configs
@@ -62,8 +64,9 @@ def _vit(part: Part, neck: Part, findings: Findings, hints: Hints) -> Whole:
     width, in_channels, *patch = part.of("patch_embed.projection.weight", 4)
     depth = part.count("layers.{}.ln1.weight")
     bias = part.has("layers.0.attn.qkv.bias") or part.has("layers.0.attn.attn.in_proj_bias")
+    heads = NAMED_HEADS.get(hints.text("backbone", "arch"), HEADS.get((width, depth)))
     name, arguments = arguments_of_vit(
-        part, findings, hints, (width, depth, *patch), bias=bias, heads=HEADS.get((width, depth))
+        part, findings, hints, (width, depth, *patch), bias=bias, heads=heads
     )
     pooled = part.has("ln2.weight")
     if pooled == part.has("ln1.weight"):

@@ -53,8 +53,8 @@ class SelfSupervisedFormat(Format):
         encoder = _encoder(findings, found, shapes)
         channels = encoders.stem_channels(encoder or found[0], shapes)
         several = () if encoder else tuple(found)
-        wanted = next(iter(SOURCES[known].wants.values()), None)
-        missing = f"build it with encoder_options={{'arguments': {dict(wanted)}}}" if wanted else ""
+        wanted = SOURCES[known].wanted(listing.shapes, listing.metadata)
+        missing = f"build it with encoder_options={{'arguments': {wanted}}}" if wanted else ""
         return Description(ENCODER_ONLY, encoder, 0, channels, candidates=several, missing=missing)
 
     def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
