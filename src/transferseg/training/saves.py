@@ -128,10 +128,13 @@ def together(accelerator: Accelerator, work: Callable[[], object]) -> None:
     said = [None if error is None else str(error)]
     if accelerator.num_processes > 1:
         said = gather_object(said)
-    if error is not None:
-        raise error
-    for text in filter(None, said):
-        raise TrainingError(text)
+    try:
+        if error is not None:
+            raise error
+        for text in filter(None, said):
+            raise TrainingError(text)
+    finally:
+        error = None  # it holds this frame: both, and a loop that was left, would stay in memory
 
 
 def _begin(folder: Path) -> None:
