@@ -1,8 +1,7 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 import transferseg as ts
@@ -76,7 +75,7 @@ def test_pools_that_cannot_be(architecture, pools):
 def test_batches_of_one_are_an_error_before_the_first_step(architecture, options, norm):
     model = ts.create_model(architecture, "resnet10t", classes=2, channels=8, **options)
     loader = DataLoader([{"image": torch.randn(3, 64, 64)}] * 2, batch_size=1)
-    cpu = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    cpu = Accelerator(cpu=True)
     with pytest.raises(TrainingError, match=norm), without_lone_samples(cpu, loader, model):
         pass
 
@@ -84,6 +83,6 @@ def test_batches_of_one_are_an_error_before_the_first_step(architecture, options
 def test_fcn_trains_on_batches_of_one():
     model = ts.create_model("fcn", "resnet10t", classes=2, channels=8)
     loader = DataLoader([{"image": torch.randn(3, 64, 64)}] * 2, batch_size=1)
-    cpu = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    cpu = Accelerator(cpu=True)
     with without_lone_samples(cpu, loader, model):
         model.train()(torch.randn(1, 3, 64, 64)).sum().backward()
