@@ -46,6 +46,8 @@ on four fifths of the training images and scores the rest.
 ## What it says, and what it does not
 
 - One seed a row, {scored} images: a difference of a point or two is none.
+- The peer's rate is constant, so its last epoch is better or worse by chance; the curves show
+  how much.
 - Kvasir-SEG does not tell which images are of one patient, so it is not known whether training and
   validation share patients. No picture is in both (compared by content).
 """
