@@ -35,10 +35,7 @@ def check_contract(architecture, encoder, channels, size, folder):
 
 @torch.no_grad()
 def check_autocast(model, image):
-    """In bfloat16 nearly the same; of weights as they are initialised (random ones may amplify).
-
-    The deepest of many layers are up to 7 % off, and heads of few channels cancel: 27 % was seen.
-    """
+    """In bfloat16 nearly the same; of weights as they are initialised (random ones may amplify)."""
     # oneDNN, as it is in torch 2.15, computes patches of four channels and more wrong in bfloat16.
     wrong = hasattr(model.encoder.model, "patch_embed") and image.shape[1] > 3
     torch.backends.mkldnn.set_flags(_enabled=not wrong)
@@ -49,7 +46,7 @@ def check_autocast(model, image):
         torch.backends.mkldnn.set_flags(_enabled=True)
     wanted = model(image)
     assert given.isfinite().all()
-    assert float((given - wanted).square().mean() / wanted.square().mean()) < 0.3**2
+    assert float((given - wanted).square().mean() / wanted.square().mean()) < 0.2**2
 
 
 def check_gradients(model, image):
