@@ -126,9 +126,7 @@ def test_all_of_every_gate_learns_from_the_first_step_and_its_twins_part(encoder
 def test_a_gate_of_any_width_begins_open_and_learns(skip):
     """Of an odd number of channels three make a group, no two of them alike in training."""
     gate = randomise(AttentionGate(skip, 5))
-    with torch.no_grad():
-        for key, start in gate.open_start().items():
-            gate.get_parameter(key).copy_(start.begin(gate.get_parameter(key)))
+    gate.open()
     generator = torch.Generator().manual_seed(1)
     x, g = (torch.randn(2, c, s, s, generator=generator) for c, s in ((skip, 14), (5, 7)))
     passed = gate(x, g)
@@ -178,12 +176,15 @@ def test_an_attention_unet_hands_over_its_gates_as_they_are():
     assert "gated_skip_slice" not in report.to_text()
 
 
-def test_a_new_attention_unet_is_initialised_as_usual():
+def test_a_new_attention_unet_begins_open_however_large_the_encoders_values_are():
     torch.manual_seed(0)
-    new = ts.create_model("attention_unet", "resnet10t", classes=2)
-    for gate in new.decoder.gates.values():
-        assert gate.psi.weight.abs().max() > 0
-        assert gate.psi.bias.item() == 0
+    new = ts.create_model("attention_unet", "resnet10t", classes=2).eval()
+    image = 1e3 * torch.randn(1, 3, 61, 83, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert all(torch.allclose(m, torch.tensor(OPEN)) for m in new.attention_maps(image))
+    assert all(parameter.requires_grad for parameter in new.decoder.gates.parameters())
+    for gate in new.decoder.gates.values():  # twins, no two pairs of them alike
+        assert len({tuple(row) for row in gate.w_x.weight[::2].flatten(1).tolist()}) > 1
 
 
 def test_attention_maps_are_what_multiplies_the_skips():

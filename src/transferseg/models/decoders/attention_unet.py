@@ -16,7 +16,7 @@ from transferseg.models.decoders.unet import UNetDecoder, Upsampling
 from transferseg.transfer import GatedSkipSlice, NeutralStart
 from transferseg.transfer.starts import Constant, OpposedTwins, Start, TwinRows
 
-#: Bias of psi after a hand-off: most of the skip passes, and the sigmoid is not yet flat.
+#: Bias of psi at the start: most of the skip passes, and the sigmoid is not yet flat.
 OPEN_BIAS = 2.0
 NOTE = (
     "gates at their function-preserving start (channels in twins that psi weighs with opposite "
@@ -63,6 +63,13 @@ class AttentionGate(nn.Module):
         alpha = torch.sigmoid(self.psi(F.relu(skip + _resample(self.w_g(g), skip))))
         return _resample(alpha, x)
 
+    @torch.no_grad()
+    def open(self) -> None:
+        """Begin as `open_start` says, in place."""
+        for key, start in self.open_start().items():
+            parameter = self.get_parameter(key)
+            parameter.copy_(start.begin(parameter))
+
     def open_start(self) -> dict[str, Start]:
         """Own key -> how it begins, so that the gate passes sigmoid(2) of everything and learns.
 
@@ -85,10 +92,13 @@ class AttentionUNetDecoder(UNetDecoder):
     Each gate is steered by the decoder's map one block below. Every skip has a gate, as in Khadka's
     figure 1; Oktay leaves the shallowest ungated.
 
+    A gate begins open: it passes sigmoid(2) of its skip everywhere. Its channels begin as twins
+    that psi weighs with opposite signs, so that they cancel, whatever the size of the encoder's
+    values, and every parameter of the gate has a gradient from the first step. (Gates of random
+    weights begin closed over an encoder of large values: their sigmoid is flat there.)
+
     A U-Net's encoder, decoder and head move into it with `transfer_weights`, and it computes the
-    same at first: each gate passes sigmoid(2) of its skip everywhere, which the decoder's weights
-    for that skip undo. Its channels begin as twins that psi weighs with opposite signs, so that
-    they cancel, and every parameter of the gate has a gradient from the first step.
+    same at first: the decoder's weights for a skip undo the share that its gate lets pass.
 
     Args:
         encoder_channels: of the encoder's feature maps, shallow to deep.
@@ -128,6 +138,8 @@ class AttentionUNetDecoder(UNetDecoder):
             {str(stride): AttentionGate(skip, below) for stride, skip, below in sides if skip}
         )
         initialize_decoder(self.gates)
+        for gate in self.gates.values():
+            cast(AttentionGate, gate).open()
 
     def skip(self, stride: int, feature: Tensor, path: Tensor) -> Tensor:
         """The encoder's map at a stride, each position as far as its gate lets it pass."""

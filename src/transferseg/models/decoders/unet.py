@@ -88,15 +88,7 @@ class UNetDecoder(Decoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(encoder_channels, encoder_strides)
-        if not is_whole(num_convs, 0) or not is_share(dropout):
-            raise SpecError(
-                "unet needs num_convs, a whole number from 0, and a dropout from 0 to below 1; "
-                f"got num_convs={num_convs!r}, dropout={dropout!r}."
-            )
-        if rounding not in get_args(Rounding):
-            raise SpecError(unknown_name("rounding", rounding, get_args(Rounding)))
-        if attention not in (None, "scse"):
-            raise SpecError(unknown_name("attention of 'unet'", str(attention), ["scse"]))
+        _check(rounding, attention, num_convs, dropout)
         self.rounding = rounding
         plain = tuple(encoder_strides) == PLAIN_STRIDES
         if stride is not None:
@@ -190,6 +182,18 @@ class UNetDecoder(Decoder):
             )
             if skip
         }
+
+
+def _check(rounding: str, attention: str | None, num_convs: int, dropout: float) -> None:
+    if not is_whole(num_convs, 0) or not is_share(dropout):
+        raise SpecError(
+            "unet needs num_convs, a whole number from 0, and a dropout from 0 to below 1; "
+            f"got num_convs={num_convs!r}, dropout={dropout!r}."
+        )
+    if rounding not in get_args(Rounding):
+        raise SpecError(unknown_name("rounding", rounding, get_args(Rounding)))
+    if attention not in (None, "scse"):
+        raise SpecError(unknown_name("attention of 'unet'", str(attention), ["scse"]))
 
 
 def _down_to(stride: int, strides: Sequence[int]) -> tuple[int, ...]:
