@@ -192,3 +192,24 @@ def test_soft_targets_of_exclusive_classes_are_floats():
     assert jaccard_loss(logits, target, mode="multiclass").isfinite()
     with pytest.raises(SpecError, match="label_smoothing must lie between 0 and 1"):
         bce_dice_terms(logits, target, mode="multiclass", label_smoothing=1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_of_many_bytes_is_that_of_its_images_one_by_one(dtype, layout):
+    """Large ones lie in memory that NumPy has got."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, 512, 362, generator=generator).to(dtype)
+    target = (torch.rand(logits.shape, generator=generator) > 0.5).to(torch.uint8)
+    logits = logits.contiguous(memory_format=layout).requires_grad_()
+    assert logits.nbytes > 1 << 22
+    loss = bce_dice_terms(logits, target, mode="multilabel")["loss"]
+    (whole,) = torch.autograd.grad(loss, logits)
+    assert (whole.dtype, whole.shape, whole.stride()) == (dtype, logits.shape, logits.stride())
+    for index, found in enumerate(whole):
+        image = logits.detach()[[index]].requires_grad_()
+        loss = bce_dice_terms(image, target[[index]], mode="multilabel")["loss"] / len(logits)
+        (own,) = torch.autograd.grad(loss, image)
+        torch.testing.assert_close(
+            found, own[0], rtol=1e-2 if dtype.itemsize == 2 else 1e-5, atol=0
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,9 @@ from transferseg.losses.inputs import at_least_float32, may_hold
 #: The logit of an ignored pixel: its probability and its entropy with y = 0 are 0 in every dtype
 #: that is computed in, and so is their gradient.
 FAR = -1e4
-#: Factors from 0.5 to 1 whose product is far from the smallest number of float32.
-_FOLD = 64
+_LOG2_E = 1.4426950408889634
+#: Values whose squares are summed before the others: at most, and fewer than these are slow.
+_ROW, _SHORTEST_ROW = 512, 64
 
 
 class Wanted(NamedTuple):
@@ -50,8 +52,10 @@ def _smoothed(y: Tensor, counted: Tensor | None, label_smoothing: float) -> Tens
 
 def _probability(x: Tensor) -> tuple[Tensor, Tensor]:
     """sigmoid(x) and log(1 + exp(-|x|)) with one exponential: for the compiler, as one loop."""
-    small = (-x.abs()).exp()
-    return torch.where(x >= 0, 1.0, small) / (1 + small), small.log1p()
+    # Not exp, of which Inductor would keep a tensor, since it is used twice; nor log1p, which is
+    # slow: the rounding of 1 + small shows as in `_log_of_products`.
+    small = (x.abs() * -_LOG2_E).exp2()
+    return torch.where(x >= 0, 1.0, small) / (1 + small), (1 + small).log()
 
 
 def traced_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted) -> Tensor:
@@ -59,13 +63,16 @@ def traced_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted) -> T
     x, y, counted = _neutral(x, y, wanted.ignore_index)
     z = _smoothed(y, counted, wanted.label_smoothing)
     none = x.new_zeros(x.shape[:2])
-    number = none + x.shape[2] if counted is None else counted.sum(-1).to(x.dtype)
+    number = none + x.shape[2] if counted is None else counted.to(x.dtype).sum(-1)
     sums = [none, none, none, none, none, number]
     p, rest = _probability(x)
     if wanted.entropy:
-        entropy = x.clamp_min(0) - x * z + rest
-        if extra is not None:
-            entropy = entropy + extra * z * (rest - x.clamp_max(0))
+        entropy = x.clamp_min(0) - x * z
+        if extra is None:
+            entropy = entropy + rest
+        else:
+            heavier = extra * z
+            entropy = entropy - heavier * x.clamp_max(0) + (1 + heavier) * rest
         sums[0] = entropy.sum(-1)
     if wanted.region:
         sums[1], sums[3] = p.sum(-1), (p * y).sum(-1)
@@ -75,22 +82,36 @@ def traced_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted) -> T
 
 
 def _log_of_products(s: Tensor) -> Tensor:
-    """The sum over the last axis of log(s), of values from 0.5 to 1.
+    """The sum over the last axis of log(s), of values from 0.5 to 1, which are written over.
 
-    Logarithms of products, since a logarithm is slow. In float32 the rounding of s shows: 6e-8 a
-    pixel in the value of the cross-entropy, nothing in its gradient.
+    Logarithms of products of eight, since a logarithm is slow. In float32 the rounding of s shows:
+    6e-8 a pixel in the value of the cross-entropy, nothing in its gradient.
     """
-    width = s.shape[-1] // _FOLD
-    products = s[..., : _FOLD * width].reshape(*s.shape[:-1], _FOLD, width).prod(-2)
-    return products.log_().sum(-1) + s[..., _FOLD * width :].log().sum(-1)
+    rest = s.new_zeros(s.shape[:-1])
+    for _ in range(3):
+        half = s.shape[-1] // 2
+        if s.shape[-1] % 2:
+            rest += s[..., -1].log()
+        s = torch.mul(s[..., :half], s[..., half : 2 * half], out=s[..., :half])
+    return s.log_().sum(-1) + rest
 
 
-def _entropy(x: Tensor, z: Tensor, p: Tensor, extra: Tensor | None, spare: Tensor) -> Tensor:
-    """Sums of the binary cross-entropy; `extra` is the weight of the positives less 1."""
-    # max(x, 0) - x z + log(1 + exp(-|x|)), whose last term is -log(max(p, 1 - p))
+def _sum_of_squares(x: Tensor, spare: Tensor) -> Tensor:
+    """Over the last axis; norms of short rows are one pass, and as exact as the sum of products."""
+    width = gcd(x.shape[-1], _ROW)
+    if width < _SHORTEST_ROW or x.device.type != "cpu":
+        return torch.mul(x, x, out=spare).sum(-1)
+    rows = x.view(*x.shape[:-1], -1, width)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return norms.square_().sum(-1)
+
+
+def _linear_entropy(x: Tensor, z: Tensor, extra: Tensor | None, spare: Tensor) -> Tensor:
+    """Sums of the binary cross-entropy max(x, 0) - x z + log(1 + exp(-|x|)) but for its last term.
+
+    That is -log(max(p, 1 - p)). `extra` is the weight of the positives less 1.
+    """
     total = torch.clamp_min(x, 0, out=spare).addcmul_(x, z, value=-1).sum(-1)
-    torch.sub(x.new_ones(()), p, out=spare)
-    total -= _log_of_products(torch.maximum(spare, p, out=spare))
     if extra is not None:
         total += F.softplus(-x).mul_(z).mul_(extra).sum(-1)
     return total
@@ -103,16 +124,19 @@ def block_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted, room:
     number = none + x.shape[2] if counted is None else counted.sum(-1).to(x.dtype)
     sums = [none, none, none, none, none, number]
     p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
-    if wanted.region:  # what reads the target comes first, while it is in the cache
-        # not one matrix product: torch.set_float32_matmul_precision may round its factors
-        sums[3] = torch.mul(p, y, out=spare).sum(-1)
-        sums[4] = (torch.mul(y, y, out=spare) if wanted.squared else y).sum(-1)
+    # what reads the logits comes first, then the target, while they are in the cache
     if wanted.entropy:
         z = _smoothed(y, counted, wanted.label_smoothing)
-        sums[0] = _entropy(x, z, p, extra, spare)
+        sums[0] = _linear_entropy(x, z, extra, spare)
     if wanted.region:
+        # not one matrix product: torch.set_float32_matmul_precision may round its factors
+        sums[3] = torch.mul(p, y, out=spare).sum(-1)
+        sums[4] = _sum_of_squares(y, spare) if wanted.squared else y.sum(-1)
+        sums[2] = _sum_of_squares(p, spare) if wanted.squared else none
         sums[1] = p.sum(-1)
-        sums[2] = torch.mul(p, p, out=spare).sum(-1) if wanted.squared else none
+    if wanted.entropy:
+        torch.sub(p.new_ones(()), p, out=spare)
+        sums[0] -= _log_of_products(torch.maximum(spare, p, out=spare))
     return torch.stack(sums)
 
 
@@ -142,15 +166,20 @@ def block_gradient(
     wanted: Wanted,
     room: Room,
     out: Tensor,
+    *,
+    linear: bool,
 ) -> None:
-    """The gradient to the logits, given that to entropy, linear, square and overlap: (4, B, K)."""
+    """The gradient to the logits, given that to entropy, linear, square and overlap: (4, B, K).
+
+    `linear` is whether the second of these need be looked at.
+    """
     x, y, counted = _neutral(x, y, wanted.ignore_index)
     by_entropy, by_linear, by_square, by_overlap = factors.unsqueeze(-1).unbind()
     p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
     gradient = room.like("gradient", x)
     if wanted.region:
         by_p = torch.mul(y, by_overlap, out=spare)
-        if x.device.type != "cpu" or bool(by_linear.any()):  # most losses have no such term
+        if linear:
             by_p += by_linear
         if wanted.squared:
             by_p.addcmul_(p, 2 * by_square)
@@ -179,20 +208,23 @@ class BinarySums(torch.autograd.Function):
         *options: Any,  # noqa: ANN401
     ) -> tuple[Tensor, ...]:
         """Sum block by block; `options` are those of `Wanted`."""
-        wanted = Wanted(*options)
-        if wanted.ignore_index is not None and not may_hold(y, wanted.ignore_index):
-            wanted = Wanted(None, *options[1:])
+        wanted, plain = Wanted(*options), Wanted(None, *options[1:])
         ctx.save_for_backward(x, y, extra)
-        ctx.wanted = tuple(wanted)
-        room = Room()
-
-        def work(part: Block) -> Tensor:
-            return block_sums(x[part], y[part], _of(extra, part), wanted, room)
-
+        ctx.wanted = options
         if torch.compiler.is_compiling():
             sums = traced_sums(x, y, extra, wanted).unbind()
         else:
+            room, ignoring = Room(), set()
+
+            def work(part: Block) -> Tensor:
+                target = y[part]  # looked at while it is in the cache
+                held = wanted.ignore_index is not None and may_hold(target, wanted.ignore_index)
+                ignoring.add(held)
+                own = _of(extra, part)
+                return block_sums(x[part], target, own, wanted if held else plain, room)
+
             sums = total_of_blocks(work, x, whole_classes=False).unbind()
+            ctx.wanted = tuple(wanted if True in ignoring else plain)
         ctx.mark_non_differentiable(*sums[4:])
         return sums
 
@@ -206,10 +238,11 @@ class BinarySums(torch.autograd.Function):
         if torch.compiler.is_compiling():
             return (traced_gradient(x, y, extra, factors, wanted).to(x.dtype), *none)
         room = Room()
+        linear = x.device.type != "cpu" or bool(factors[1].any())  # most losses have none
 
         def work(part: Block, out: Tensor) -> None:
-            some = factors[:, part[0], part[1]]
-            block_gradient(x[part], y[part], _of(extra, part), some, wanted, room, out)
+            some, own = factors[:, part[0], part[1]], _of(extra, part)
+            block_gradient(x[part], y[part], own, some, wanted, room, out, linear=linear)
 
         return (written_by_blocks(work, x, whole_classes=False), *none)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ Block: TypeAlias = tuple[slice, slice, slice]
 #: Values in a block: on the CPU a few such tensors fit the cache, and an operation is long beside
 #: the meeting of torch's threads after it.
 ON_CPU, ELSEWHERE = 1 << 18, 1 << 22
+#: Bytes from which NumPy asks for huge pages.
+_LARGE = 1 << 22
 
 
 def blocks_of(tensor: Tensor, *, whole_classes: bool) -> list[Block]:
@@ -94,10 +97,22 @@ def written_by_blocks(
         tensor([[[1., 2., 3.],
                  [4., 5., 6.]]])
     """
-    out = torch.empty_like(tensor)
+    out = _unwritten(tensor)
     for part in blocks_of(tensor, whole_classes=whole_classes):
         work(part, out[part])
     return out
+
+
+def _unwritten(like: Tensor) -> Tensor:
+    """`torch.empty_like`, of huge pages where it is large and the system has them.
+
+    To fill pages of 4 KiB costs as much as the arithmetic. NumPy asks for huge ones, torch does not
+    by itself.
+    """
+    if like.device.type != "cpu" or like.nbytes < _LARGE or not like.is_contiguous():
+        return torch.empty_like(like)
+    memory = torch.from_numpy(np.empty(like.nbytes, np.uint8))
+    return memory.view(like.dtype).view(like.shape)
 
 
 class Room:
