@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_VALUES = 2**17  # of a piece, of all its channels: in float32, half a megabyte
-_LABELS = 2**15  # of a piece of labels, which are wider
+_VALUES = 2**19  # of a piece, of all its channels: the result of a comparison fits the cache
+_LABELS = 2**18  # of a piece: calls are long, since threads wait for one another between them
 _BYTE = 255
 _TABLE = 1024  # up to so many classes, an image's (classes x classes) table is small beside it
 
@@ -41,9 +42,7 @@ def exclusive_counts(
                  [1, 1, 0, 1]]])
     """
     if _in_memory(given, target) and classes <= _TABLE:
-        return _by_image(
-            lambda image, labels: _exclusive(image, labels, classes, ignore_index), given, target
-        )
+        return _by_image(lambda: _Exclusive(classes, ignore_index), given, target)
     labels = given.argmax(dim=1) if given.is_floating_point() else given
     # Cast before comparing: in uint8, an ignore_index of -100 is not a value.
     values = target.long()
@@ -71,9 +70,8 @@ def overlapping_counts(
                   [1, 0, 1, 2]]]])
     """
     if _in_memory(given, target):
-        return _by_image(
-            lambda image, mask: _overlapping(image, mask, above, ignore_index), given, target
-        )
+        work = partial(_overlapping, above=above, ignore_index=ignore_index)
+        return _by_image(lambda: work, given, target)
     given, values = _exact(given), target if target.is_floating_point() else target.long()
     counted = _counted(values, ignore_index)
     true = (values > 0.5) & counted
@@ -107,14 +105,21 @@ def _sums(predicted: Tensor, true: Tensor, counted: Tensor) -> Tensor:
     return torch.stack([tp, fp, fn, counted.sum(over) - tp - fp - fn], dim=-1)
 
 
-def _by_image(count: Callable[[Tensor, Tensor], NDArray[np.int64]], *batch: Tensor) -> Tensor:
-    """One row an image, on as many threads as torch may use; NumPy works without the lock."""
+def _by_image(work: Callable[[], Callable[..., NDArray[np.int64]]], *batch: Tensor) -> Tensor:
+    """One row an image, on as many threads as torch may use; `work` makes what a thread calls."""
     images = list(zip(*(tensor.detach() for tensor in batch), strict=True))
     threads = min(torch.get_num_threads(), len(images))
+
+    def share(first: int) -> list[NDArray[np.int64]]:
+        count = work()
+        return [count(*image) for image in images[first::threads]]
+
     if threads == 1:
-        return torch.from_numpy(np.stack([count(*image) for image in images]))
-    with ThreadPoolExecutor(threads) as pool:
-        return torch.from_numpy(np.stack(list(pool.map(lambda image: count(*image), images))))
+        return torch.from_numpy(np.stack(share(0)))
+    with ThreadPoolExecutor(threads) as pool:  # NumPy and torch work without the lock
+        shares = list(pool.map(share, range(threads)))
+    rows = [shares[index % threads][index // threads] for index in range(len(images))]
+    return torch.from_numpy(np.stack(rows))
 
 
 def _pieces(pixels: int, *planes: Tensor) -> Iterator[tuple[NDArray[Any], ...]]:
@@ -135,42 +140,41 @@ def _readable(plane: Tensor) -> NDArray[Any] | None:
     return plane.numpy() if same and plane.stride(-1) == 1 else None
 
 
-def _exclusive(
-    given: Tensor, target: Tensor, classes: int, ignore_index: int | None
-) -> NDArray[np.int64]:
-    """(K, 4) of one image, from its table of true by predicted classes."""
-    logits = given.is_floating_point()
-    given, target = given.flatten(1) if logits else given.flatten(), target.flatten()
-    table = np.zeros((classes + 2) * (classes + 1), np.int64)
-    # Two runs over the pixels: long calls, since threads wait for each other between calls.
-    winners = torch.from_numpy(_winners(given, classes)) if logits else given
-    for found, labels in _pieces(_LABELS, winners, target):
-        predicted = found if logits else _codes(found, classes)
-        true = _codes(labels, classes)
-        if ignore_index is not None:
-            ignored = _equal(labels, ignore_index)
-            if ignored.any():
-                np.putmask(true, ignored, classes + 1)
-        true *= classes + 1
-        true += predicted
-        table += np.bincount(true, minlength=table.size)
-    # the last row are ignored pixels, the last but one labels outside; so is the last column
-    counted = table.reshape(classes + 2, classes + 1)[:-1]
-    tp = counted.diagonal()[:classes]
-    fp, fn = counted.sum(0)[:classes] - tp, counted.sum(1)[:classes] - tp
-    return np.stack([tp, fp, fn, counted.sum() - tp - fp - fn], axis=-1)
+class _Exclusive:
+    """Counts image by image, in memory of its own: new one would cost more than the arithmetic."""
 
+    def __init__(self, classes: int, ignore_index: int | None) -> None:
+        self.classes, self.ignore_index = classes, ignore_index
+        self.rows, self.columns = np.empty((2, _LABELS), np.int64)
+        self.most = max(_VALUES // classes // 1024, 1) * 1024
+        self.largest = np.empty((classes, self.most), np.uint8)
 
-def _winners(logits: Tensor, classes: int) -> NDArray[Any]:
-    """Place of the largest of each column of (K, pixels)."""
-    pixels = max(_VALUES // classes // 1024, 1) * 1024
-    room = np.empty((classes, pixels), np.uint8)
-    places = np.empty(logits.shape[1], np.uint8 if classes <= _BYTE else np.int64)
-    start = 0
-    for (piece,) in _pieces(pixels, logits):
-        places[start : start + piece.shape[1]] = _largest(piece, room)
-        start += piece.shape[1]
-    return places
+    def __call__(self, given: Tensor, target: Tensor) -> NDArray[np.int64]:
+        """(K, 4) of one image, from its table of true by predicted classes."""
+        logits, classes = given.is_floating_point(), self.classes
+        given, target = given.flatten(1) if logits else given.flatten(), target.flatten()
+        table = np.zeros((classes + 2) * (classes + 1), np.int64)
+        # Two runs over the pixels: long calls, since threads wait for each other between calls.
+        winners = torch.from_numpy(self._winners(given)) if logits else given
+        for found, labels in _pieces(_LABELS, winners, target):
+            cells = _rows_of(labels, classes, self.ignore_index, self.rows[: labels.size])
+            cells += found if logits else _codes(found, classes, self.columns[: found.size])
+            # torch's, since NumPy's lets no other thread work meanwhile
+            table += torch.bincount(torch.from_numpy(cells), minlength=table.size).numpy()
+        # the last row are ignored pixels, the last but one labels outside; so is the last column
+        counted = table.reshape(classes + 2, classes + 1)[:-1]
+        tp = counted.diagonal()[:classes]
+        fp, fn = counted.sum(0)[:classes] - tp, counted.sum(1)[:classes] - tp
+        return np.stack([tp, fp, fn, counted.sum() - tp - fp - fn], axis=-1)
+
+    def _winners(self, logits: Tensor) -> NDArray[Any]:
+        """Place of the largest of each column of (K, pixels)."""
+        places = np.empty(logits.shape[1], np.uint8 if self.classes <= _BYTE else np.int64)
+        start = 0
+        for (piece,) in _pieces(self.most, logits):
+            places[start : start + piece.shape[1]] = _largest(piece, self.largest)
+            start += piece.shape[1]
+        return places
 
 
 def _largest(logits: NDArray[Any], room: NDArray[np.uint8]) -> NDArray[Any]:
@@ -178,7 +182,7 @@ def _largest(logits: NDArray[Any], room: NDArray[np.uint8]) -> NDArray[Any]:
     classes, pixels = logits.shape
     if classes > _BYTE:
         return _by_torch(logits)
-    found = room[:, :pixels]  # the caller's: new memory for every piece would cost as much again
+    found = room[:, :pixels]
     np.equal(logits, np.maximum.reduce(logits, axis=0), out=found.view(bool))
     # where a row holds the largest value stands a number that falls with the row
     np.multiply(found, np.arange(classes, 0, -1, dtype=np.uint8)[:, None], out=found)
@@ -194,12 +198,29 @@ def _by_torch(logits: NDArray[Any]) -> NDArray[Any]:
     return index
 
 
-def _codes(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """Labels as new int64; whatever is no class becomes the number of classes."""
+def _rows_of(
+    labels: NDArray[Any], classes: int, ignore_index: int | None, room: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Where the row of each label begins in the table, in `room`."""
+    codes = _codes(labels, classes, room)
+    ignored = None
+    # no label is outside the classes unless the codes were written into the room
+    if ignore_index is not None and (codes is room or 0 <= ignore_index < classes):
+        ignored = _equal(labels, ignore_index)
+    np.multiply(codes, classes + 1, out=room, dtype=np.int64)
+    if ignored is not None and ignored.any():
+        np.putmask(room, ignored, (classes + 1) * (classes + 1))
+    return room
+
+
+def _codes(labels: NDArray[Any], classes: int, room: NDArray[np.int64]) -> NDArray[Any]:
+    """The labels, if all are classes; else, in `room`, those that are none as their number."""
     # as unsigned numbers, the negative ones are the largest
-    wide = labels.astype(np.int64, copy=False).view(np.uint64)
-    codes: NDArray[np.int64] = np.minimum(wide, np.uint64(classes)).view(np.int64)
-    return codes
+    if labels.view(f"u{labels.itemsize}").max() < classes:
+        return labels
+    np.copyto(room, labels, casting="unsafe")
+    np.minimum(room.view(np.uint64), np.uint64(classes), out=room.view(np.uint64))
+    return room
 
 
 def _equal(values: NDArray[Any], number: int) -> NDArray[np.bool_]:
