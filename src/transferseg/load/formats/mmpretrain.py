@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from transferseg.errors import some
 from transferseg.load.findings import Findings
 from transferseg.load.formats.base import ENCODER_ONLY, Description, Format
-from transferseg.load.formats.mmpretrain_whole import kind_of
+from transferseg.load.formats.mmpretrain_whole import Whole, kind_of
 from transferseg.load.formats.mmseg.config import INPUT_WHY, Hints, read_hints, usual_input
-from transferseg.load.formats.mmseg.parts import NotBuiltError, Part, settle_options
+from transferseg.load.formats.mmseg.parts import Body, NotBuiltError, Part, settle_options
 from transferseg.load.formats.mmseg.resnet import is_resnet, read_resnet
 from transferseg.load.listing import Listing
 from transferseg.spec import ModelSpec
@@ -54,17 +56,7 @@ class MMPretrainFormat(Format):
         settle_options(findings, body.options)
         if not count:
             return Description(ENCODER_ONLY, encoder, 0, body.in_channels)
-        spec = findings.spec(
-            "classifier",
-            encoder,
-            findings.classes(count, hints.classes),
-            usual_input(body.in_channels),
-            input_why=INPUT_WHY,
-            input_metadata=hints.input_spec(body.in_channels),
-            mode_metadata=_mode(hints, count),
-            encoder_options=body.options,
-        )
-        return Description("classifier", encoder, count, body.in_channels, spec)
+        return _classifier(findings, hints, encoder, count, body)
 
     def naming(self, listing: Listing, spec: ModelSpec) -> SourceFormat:
         """OpenMMLab's names of backbones, and the linear layer."""
@@ -102,18 +94,29 @@ def _whole(listing: Listing, part: Part, findings: Findings, hints: Hints) -> De
     count = head.of(f"{layer}weight", 2)[0]
     encoder = findings.fixed("encoder", built.encoder)
     settle_options(findings, built.options)
+    return _classifier(findings, hints, encoder, count, built, decoder={"head": "timm"})
+
+
+def _classifier(
+    findings: Findings,
+    hints: Hints,
+    encoder: str,
+    count: int,
+    body: Body | Whole,
+    decoder: Mapping[str, object] = MappingProxyType({}),
+) -> Description:
     spec = findings.spec(
         "classifier",
         encoder,
         findings.classes(count, hints.classes),
-        usual_input(built.in_channels),
+        usual_input(body.in_channels),
         input_why=INPUT_WHY,
-        input_metadata=hints.input_spec(built.in_channels),
+        input_metadata=hints.input_spec(body.in_channels),
         mode_metadata=_mode(hints, count),
-        decoder={"head": "timm"},
-        encoder_options=built.options,
+        decoder=decoder,
+        encoder_options=body.options,
     )
-    return Description("classifier", encoder, count, built.in_channels, spec)
+    return Description("classifier", encoder, count, body.in_channels, spec)
 
 
 def _mode(hints: Hints, count: int) -> TargetMode | None:
