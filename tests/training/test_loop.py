@@ -10,19 +10,10 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from transferseg.errors import DataError, TrainingError
 from transferseg.spec import InputSpec, ModelSpec
-from transferseg.training import EpochEvent, StepEvent, TrainState, cosine, fit, sgd
+from transferseg.training import EpochEvent, StepEvent, cosine, fit, sgd
 
 from .conftest import _forget
-from .tiny import TermsLoss, accelerator, bce, loader, net, samples
-
-
-def prepare(model=None, *, accumulate=1, optimizer=None, schedule=None):
-    return TrainState.prepare(
-        net(norm=False, dropout=0.0) if model is None else model,
-        optimizer=partial(sgd, lr=0.1) if optimizer is None else optimizer,
-        schedule=schedule,
-        accelerator=accelerator(gradient_accumulation_steps=accumulate),
-    )
+from .tiny import TermsLoss, accelerator, bce, loader, net, prepare, samples
 
 
 def test_the_loop_is_the_plain_loop():
