@@ -29,6 +29,7 @@ from transferseg.training.judge import (
     make_judge,
 )
 from transferseg.training.optimizers import adamw
+from transferseg.training.plan import whole
 from transferseg.training.run import hand_back
 from transferseg.training.saving import check_save_every
 from transferseg.training.schedules import Plateau, ScheduleLike
@@ -145,7 +146,8 @@ def cross_validate(
         >>> len(result.histories), result.summary()["loss"].folds
         (2, 2)
     """
-    check_data(data, validation_data, batch_size, epochs)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 0)
+    check_data(data, validation_data)
     check_save_every(save_every, folder)
     folds = tuple(folds)
     _check_folds(folds, data)

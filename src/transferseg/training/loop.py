@@ -74,7 +74,7 @@ def fit(
         state: what is trained; changed in place.
         loader: batches as the data room makes them.
         loss: (logits, target) -> scalar; see `Loss`.
-        epochs: complete epochs at which to end; this or `steps`.
+        epochs: complete epochs at which to end, a whole number from 0; this or `steps`.
         steps: complete updates at which to end, perhaps in the middle of an epoch.
         target: "mask", "label", or "image" (the normalised image itself, for autoencoders).
         clip_norm: the global norm of the gradient, of all that the optimizer changes, is held below
@@ -90,10 +90,11 @@ def fit(
         An iterator of events; nothing is trained until it is iterated.
 
     Raises:
-        TrainingError: neither or both of epochs and steps; a schedule that would end too early; an
-            empty loader; batches of one sample that a BatchNorm cannot take; every parameter
-            frozen; a loss that is not a scalar or not finite, naming the update and the samples
-            (or too many such in a row); an `auxiliary_weight` for a model without such a head.
+        TrainingError: neither or both of epochs and steps, or one that is not a whole number; a
+            schedule that would end too early; an empty loader; batches of one sample that a
+            BatchNorm cannot take; every parameter frozen; a loss that is not a scalar or not
+            finite, naming the update and the samples (or too many such in a row); an
+            `auxiliary_weight` for a model without such a head.
         SpecError: `unfreeze` names what the model does not have.
         DataError: the first batch does not fit the model's spec.
 
