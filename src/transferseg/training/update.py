@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,8 +74,9 @@ def _update(state: TrainState, plan: Plan, watch: Watch, group: list[BatchLoss])
         state.optimizer.zero_grad()
         group.clear()
         return False
-    _finish_gradient(state, plan, len(group))
-    _step(state)
+    with _whole_or_none(state):
+        _finish_gradient(state, plan, len(group))
+        _step(state)
     for loss in group:
         state.record.add(loss)
     if state.accelerator.optimizer_step_was_skipped:  # float16 gradients overflowed
@@ -86,6 +89,23 @@ def _update(state: TrainState, plan: Plan, watch: Watch, group: list[BatchLoss])
     if state.ema is not None:
         state.ema.update()
     return True
+
+
+@contextmanager
+def _whole_or_none(state: TrainState) -> Iterator[None]:
+    """Let float16's scaler forget an update that is cut short (Ctrl-C, an error).
+
+    It remembers until its own update that gradients are unscaled, and would take those of the next
+    update for unscaled as well: an error where they are clipped, and a far too large step where
+    they are not.
+    """
+    try:
+        yield
+    except BaseException:
+        scaler = state.accelerator.scaler
+        if scaler is not None:
+            scaler.update(scaler.get_scale())  # the same: only ends the update
+        raise
 
 
 def _step(state: TrainState) -> None:
