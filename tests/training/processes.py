@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from tests.metrics.processes import all_scores
 from tests.training.auxiliary import spread
+from tests.training.folds_processes import crossed, turned
 from tests.training.gradual_processes import small
 from tests.training.habits_processes import habits, spoiled, unshared
 from tests.training.sharding import all_of_it
@@ -151,6 +152,9 @@ def main(folder: Path, batch: int) -> None:
     found["unshared"] = unshared(accelerator)
     found["frozen"] = frozen_norm(batch, accelerator)
     found["learned"] = learned_norm(folder, accelerator)
+    found["crossed"] = crossed(folder, accelerator)
+    found["crossed again"] = crossed(folder, accelerator, resume=True)
+    found["turned"] = turned(accelerator)
     found["stages"] = said_of_stages()
     if accelerator.num_processes > 1:
         found["sharded"] = all_of_it(folder, batch)  # last: it makes accelerators of its own

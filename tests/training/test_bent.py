@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -12,19 +11,10 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch.utils.data import DataLoader
 
 from transferseg.errors import TrainingError
-from transferseg.training import EpochEvent, StepEvent, TrainState, cosine, evaluate, fit, sgd
+from transferseg.training import EpochEvent, StepEvent, cosine, evaluate, fit
 
 from .conftest import _forget
-from .tiny import Accuracy, accelerator, bce, darker, loader, net, prepared, same, samples, weights
-
-
-def prepare(model=None, *, accumulate=1, optimizer=None, schedule=None):
-    return TrainState.prepare(
-        net(norm=False, dropout=0.0) if model is None else model,
-        optimizer=partial(sgd, lr=0.1) if optimizer is None else optimizer,
-        schedule=schedule,
-        accelerator=accelerator(gradient_accumulation_steps=accumulate),
-    )
+from .tiny import Accuracy, bce, darker, loader, net, prepare, prepared, same, samples, weights
 
 
 def run(state, *, loss=bce, epochs=2, **options):

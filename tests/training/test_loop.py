@@ -3,6 +3,7 @@ from __future__ import annotations
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,19 +11,10 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from transferseg.errors import DataError, TrainingError
 from transferseg.spec import InputSpec, ModelSpec
-from transferseg.training import EpochEvent, StepEvent, TrainState, cosine, fit, sgd
+from transferseg.training import EpochEvent, StepEvent, cosine, fit, sgd
 
 from .conftest import _forget
-from .tiny import TermsLoss, accelerator, bce, loader, net, samples
-
-
-def prepare(model=None, *, accumulate=1, optimizer=None, schedule=None):
-    return TrainState.prepare(
-        net(norm=False, dropout=0.0) if model is None else model,
-        optimizer=partial(sgd, lr=0.1) if optimizer is None else optimizer,
-        schedule=schedule,
-        accelerator=accelerator(gradient_accumulation_steps=accumulate),
-    )
+from .tiny import TermsLoss, accelerator, bce, loader, net, prepare, samples
 
 
 def test_the_loop_is_the_plain_loop():
@@ -282,6 +274,13 @@ def test_an_iterable_data_set():
         ({}, "one of epochs and steps"),
         ({"epochs": 1, "steps": 1}, "one of epochs and steps"),
         ({"epochs": -1}, "epochs must be 0 or more"),
+        ({"epochs": 2.5}, r"epochs must be a whole number, got 2\.5"),
+        ({"epochs": 2.0}, r"epochs must be a whole number, got 2\.0"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"epochs": "2"}, "epochs must be a whole number, got '2'"),
+        ({"steps": 0.5}, r"steps must be a whole number, got 0\.5"),
+        ({"steps": float("nan")}, "steps must be a whole number, got nan"),
+        ({"epochs": 1, "skip_nonfinite": 0.5}, r"skip_nonfinite must be a whole number, got 0\.5"),
         ({"epochs": 1, "clip_norm": 0.0}, "clip_norm must be above 0"),
         ({"epochs": 1, "target": "masks"}, "Did you mean 'mask'"),
         ({"epochs": 1, "target": "label"}, "no tensor 'label': it has"),
@@ -296,6 +295,19 @@ def test_arguments(options, match, monkeypatch):
 def test_arguments_are_checked_before_iteration():
     with pytest.raises(TrainingError):
         fit(prepare(), loader(4), loss=bce)
+
+
+@pytest.mark.parametrize("end", [{"epochs": np.int64(2)}, {"steps": np.uint8(6)}])
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path, end):
+    """They are not JSON, and the state says in JSON how long its schedule is."""
+    state = prepare(schedule=cosine())
+    list(fit(state, loader(6), loss=bce, **end))
+    assert (state.step, state.epoch, state.total_steps) == (6, 2, 6)
+    state.save(tmp_path / "s")
+    _forget()
+    again = prepare(schedule=cosine())
+    again.load(tmp_path / "s")
+    assert (again.step, again.total_steps) == (6, 6)
 
 
 def test_losses_must_be_scalars():

@@ -142,6 +142,36 @@ def test_overflows_are_counted_and_the_rest_is_the_plain_run():
         assert torch.equal(weight, state.unwrapped.state_dict()[name]), name
 
 
+def half_precision(state):
+    """Let accelerate unscale before it clips, as on a GPU; gradients stay float32 all the same."""
+    state.accelerator.native_amp = True
+    state.accelerator.state._mixed_precision = "fp16"
+    return state
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_an_update_that_is_cut_short_is_not_half_unscaled(clip_norm):
+    """Neither refused by the scaler, nor made with gradients that are still scaled."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    straight = prepare(norm=False, optimizer=sgd)
+    expected = run(straight, samples(8), clip_norm=clip_norm)[-1]
+    _forget()
+    state = half_precision(prepare(norm=False, scale=2.0**10, optimizer=sgd))
+    hook = state.optimizer.optimizer.register_step_pre_hook(interrupt)  # the scaler has unscaled
+    with pytest.raises(KeyboardInterrupt):
+        run(state, samples(8), clip_norm=clip_norm)
+    hook.remove()
+    assert (state.step, state.batches) == (0, 0)
+    epoch = run(state, samples(8), clip_norm=clip_norm)[-1]
+    assert (epoch.step, epoch.skipped, epoch.loss) == (4, 0, expected.loss)
+    assert state.accelerator.scaler.get_scale() == 2.0**10
+    for name, weight in straight.unwrapped.state_dict().items():
+        assert torch.equal(weight, state.unwrapped.state_dict()[name]), name
+
+
 def test_overflows_without_end_are_an_error():
     state = prepare(norm=False, scale=float("inf"))
     data = DataLoader(samples(60), batch_size=1)

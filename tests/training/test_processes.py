@@ -11,12 +11,14 @@ from safetensors.torch import load_model
 
 from tests.forked import together
 from tests.references.compare import relative
-from transferseg.training import evaluate
+from transferseg.training import MeanLoss, evaluate
+from transferseg.training.folding import held_out_part
 
 from .auxiliary import segmenter
+from .folds_processes import HELD_OUT, IMAGES
 from .gradual_processes import small
 from .processes import main
-from .tiny import Accuracy, loader, net
+from .tiny import Accuracy, Cohort, TermsLoss, loader, net, prepared
 
 
 def launch(folder, processes, batch, *, work=main):
@@ -207,6 +209,57 @@ def test_sharded_layers_may_begin_to_train_later(launched):
     assert first[:30] == pytest.approx(before[:30])  # a kernel of 3 x 3 to 3 channels, its bias
     assert first[30:] != pytest.approx(before[30:])
     assert second[:30] != pytest.approx(before[:30], rel=1e-4)
+
+
+def test_every_process_has_the_models_and_the_counts_of_a_cross_validation(launched):
+    """The counts are those of the kept models over their held-out images, in one process."""
+    one, two, folder = launched
+    for found, processes in ((one, 1), (two[0], 2)):
+        pooled, mean = Accuracy(), MeanLoss(TermsLoss())
+        place = folder / f"crossed-{processes}"
+        for number, held_out in enumerate(HELD_OUT, start=1):
+            model, counts, loss = net(7), Accuracy(), MeanLoss(TermsLoss())
+            load_model(model, place / f"fold{number}" / "model" / "model.safetensors")
+            own = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+            assert found["crossed"]["weights"][number - 1] == own
+            images = held_out_part(prepared(Cohort(IMAGES)), held_out, batch_size=2, workers=0)
+            evaluate(model, images, metrics={"a": counts, "b": loss})
+            scores = found["crossed"]["fold scores"][number - 1]
+            assert scores["accuracy"] == counts.scores()["accuracy"]
+            pooled, mean = pooled + counts, mean + loss
+        assert found["crossed"]["counts"] == [int(pooled.right), int(pooled.all)]
+        assert found["crossed"]["counts"][1] == IMAGES * 36
+        assert found["crossed"]["scores"]["loss"] == pytest.approx(mean.scores()["loss"], rel=1e-6)
+
+
+def test_a_cross_validation_is_shared_between_processes(launched):
+    one, two, _ = launched
+    first, second = (found["crossed"] for found in two)
+    for name in ("weights", "counts", "scores", "fold scores", "losses"):
+        assert first[name] == second[name], name
+    assert len({tuple(fold) for fold in first["weights"]}) == len(HELD_OUT)
+    for found in (one, *two):
+        assert found["crossed"]["handed back"]
+        again = found["crossed again"]  # finished folds are only scored
+        assert again["trained"] == []
+        for name in ("weights", "counts", "scores", "fold scores", "losses"):
+            assert again[name] == found["crossed"][name], name
+    for name in ("crossed", "crossed again"):  # each image once
+        shares = [found[name]["scored"] for found in two]
+        assert sorted(shares[0] + shares[1]) == sorted(one[name]["scored"]) == [*range(IMAGES)]
+        assert [*map(len, shares)] == [8, 3]  # the first one has the single image, and odd ends
+
+
+def test_rotating_folds_of_odd_sizes_are_scored_once_over_both(launched):
+    _, two, _ = launched
+    first, second = (found["turned"] for found in two)
+    assert first["weights"] == second["weights"]
+    assert first["scores"] == second["scores"]
+    right, pixels = map(sum, zip(first["own"], second["own"], strict=True))
+    assert pixels == IMAGES * 36
+    assert first["scores"][-1][0] == pytest.approx(right / pixels)
+    assert sorted(first["scored"] + second["scored"]) == sorted([*range(IMAGES)] * 2)
+    assert first["own"][1] != second["own"][1]
 
 
 def test_stages_are_refused_before_they_wait_for_each_other(launched):

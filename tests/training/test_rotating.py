@@ -310,28 +310,29 @@ def test_progress_counts_runs(capsys):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (
-            {"validation": prepared(indices=range(11))},
-            "of 12 and 11 .* position 11 are s11 and none",
-        ),
+        ({"validation": prepared(indices=range(11))},
+         "of 12 and 11 .* position 11 are s11 and none"),
         ({"validation": prepared(indices=[1, 0, *range(2, 12)])}, "position 0 are s0 and s1"),
         ({"validation": prepared(augment=darker)}, "validation data are augmented"),
         ({"data": prepared(indices=[0, 1, 2, 3, 1])}, r"image\(s\) s1 stand twice"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"epochs": -1}, "epochs must be 0 or more, got -1"),
+        ({"epochs": 2.5}, r"epochs must be a whole number, got 2\.5"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
         ({"score": None}, "say which score"),
         ({"score": "acuracy"}, "Did you mean 'accuracy'"),
         ({"schedule": plateau(mode="min")}, r"make it plateau\(mode='max'\)"),
         ({"resume": True}, "resume needs the folder"),
         ({"patience": 0}, "patience must be 1"),
     ],
-)
+)  # fmt: skip
 def test_options_that_do_not_fit(options, match):
-    model = net()
+    model, shared = net(), accelerator()
     before = weights(model)
     with pytest.raises(TrainingError, match=match):
-        rotate(model, **options)
+        rotate(model, accelerator=shared, **options)
     assert same(before, weights(model))
+    assert shared._models == []
 
 
 def test_too_few_groups_are_said_before_anything_is_prepared():

@@ -244,11 +244,16 @@ def test_progress(capsys):
         ({"schedule": plateau()}, r"make it plateau\(mode='min'\)"),
         ({"resume": True}, "resume needs the folder"),
         ({"patience": 0}, "patience must be 1"),
+        ({"epochs": 2.5}, r"epochs must be a whole number, got 2\.5"),
+        ({"epochs": None}, "epochs must be a whole number, got None"),
+        ({"epochs": -1}, "epochs must be 0 or more, got -1"),
     ],
 )
 def test_options_that_do_not_fit(options, match):
+    shared = accelerator()
     with pytest.raises(TrainingError, match=match):
-        run(**options)
+        run(accelerator=shared, **options)
+    assert shared._models == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from transferseg.data import PreparedDataset, RotatingKFold, Sample
 from transferseg.spec import InputSpec, ModelSpec
-from transferseg.training import History, adamw, cosine, train_rotating
+from transferseg.training import History, TrainState, adamw, cosine, sgd, train_rotating
 
 BINARY = ModelSpec("unet", "none", ("lesion",), "binary", input=InputSpec(channels=1))
 
@@ -164,6 +164,16 @@ def same(first, second):
 
 def accelerator(**options) -> Accelerator:
     return Accelerator(cpu=True, **options)
+
+
+def prepare(model=None, *, accumulate=1, optimizer=None, schedule=None):
+    """A state of a small model without chance, to be trained by plain SGD at 0.1."""
+    return TrainState.prepare(
+        net(norm=False, dropout=0.0) if model is None else model,
+        optimizer=partial(sgd, lr=0.1) if optimizer is None else optimizer,
+        schedule=schedule,
+        accelerator=accelerator(gradient_accumulation_steps=accumulate),
+    )
 
 
 #: What `rotate` uses: 12 images of 8 patients in three folds.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from transferseg.training.best import BestCheckpoints, Checkpoint
-from transferseg.training.cross_validation import CrossValidation, Spread, cross_validate
+from transferseg.training.cross_validation import cross_validate
+from transferseg.training.crossed import CrossValidation, Spread
 from transferseg.training.ema import EMA
 from transferseg.training.evaluate import MeanLoss, Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent, event_row

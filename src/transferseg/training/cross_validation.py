@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -21,19 +17,19 @@ from transferseg.data.splits import check_no_leak
 from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
 from transferseg.training.atomic import write_text
+from transferseg.training.crossed import CrossValidation
 from transferseg.training.evaluate import MeanLoss, Metric
 from transferseg.training.fold_runs import Beginning, FoldRuns
 from transferseg.training.folding import check_data, ids_of
-from transferseg.training.history import History
 from transferseg.training.judge import (
     Judge,
     ScoreLike,
     check_metric,
     check_score,
-    flat_scores,
     make_judge,
 )
 from transferseg.training.optimizers import adamw
+from transferseg.training.plan import whole
 from transferseg.training.run import hand_back
 from transferseg.training.saving import check_save_every
 from transferseg.training.schedules import Plateau, ScheduleLike
@@ -43,78 +39,6 @@ from transferseg.types import Target
 
 #: What the folder of a cross-validation says of its folds.
 FOLDS_FILE = "folds.json"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One score over the folds.
-
-    Attributes:
-        pooled: of the counts of all images, each counted by the model that has not seen it.
-        mean: of the folds' scores, those that are undefined (NaN) left out.
-        best_minus_worst: between the folds.
-        folds: how many have the score.
-    """
-
-    pooled: float
-    mean: float
-    best_minus_worst: float
-    folds: int
-
-
-@dataclass(frozen=True, eq=False)
-class CrossValidation:
-    """The result of `cross_validate`.
-
-    Attributes:
-        folds: as they were given.
-        histories: of the training of each fold.
-        fold_counts: of each fold, what was counted on the images that it held out: "scores" (the
-            `metrics`, if given) and "loss".
-
-    Example:
-        >>> mean = MeanLoss(nn.functional.mse_loss)
-        >>> result = CrossValidation((Fold((1,), (0,)),), (History(()),), ({"loss": mean},))
-        >>> result.counts["loss"] is mean
-        True
-    """
-
-    folds: tuple[Fold, ...]
-    histories: tuple[History, ...]
-    fold_counts: tuple[Mapping[str, Metric[Any]], ...]
-
-    @property
-    def counts(self) -> dict[str, Metric[Any]]:
-        """The counts of all folds together: every image once."""
-        return {
-            name: reduce(add, (counts[name] for counts in self.fold_counts))
-            for name in self.fold_counts[0]
-        }
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Scores of all images together, by name; the mean loss is "loss"."""
-        return _scores(self.counts)
-
-    @property
-    def fold_scores(self) -> tuple[dict[str, float], ...]:
-        """Scores of the images that each fold held out."""
-        return tuple(_scores(counts) for counts in self.fold_counts)
-
-    def summary(self) -> dict[str, Spread]:
-        """Of every score the pooled value, the mean over the folds, and best minus worst."""
-        pooled, each = self.scores, self.fold_scores
-        found = {}
-        for name, value in pooled.items():
-            values = [own for scores in each if not math.isnan(own := scores.get(name, math.nan))]
-            mean = sum(values) / len(values) if values else math.nan
-            spread = max(values) - min(values) if values else math.nan
-            found[name] = Spread(value, mean, spread, len(values))
-        return found
-
-
-def _scores(counts: Mapping[str, Metric[Any]]) -> dict[str, float]:
-    return flat_scores({name: metric.scores() for name, metric in counts.items()})
 
 
 def cross_validate(
@@ -222,7 +146,8 @@ def cross_validate(
         >>> len(result.histories), result.summary()["loss"].folds
         (2, 2)
     """
-    check_data(data, validation_data, batch_size, epochs)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 0)
+    check_data(data, validation_data)
     check_save_every(save_every, folder)
     folds = tuple(folds)
     _check_folds(folds, data)

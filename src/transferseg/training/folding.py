@@ -16,17 +16,12 @@ from transferseg.training.evaluate import Metric
 from transferseg.training.targets import Loader
 
 
-def check_data(
-    data: PreparedDataset, validation_data: PreparedDataset, batch_size: int, epochs: int
-) -> None:
+def check_data(data: PreparedDataset, validation_data: PreparedDataset) -> None:
     """Check that two data sets have the same images, each once, and the second no augmentation.
 
     Raises:
-        TrainingError: they do not fit each other, or a number is out of range.
+        TrainingError: they do not fit each other.
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("epochs", epochs, 0)):
-        if value < least:
-            raise TrainingError(f"{name} must be {least} or more, got {value}.")
     if validation_data.augment is not None:
         raise TrainingError(
             "the validation data are augmented; prepare them without: PreparedDataset(..., "

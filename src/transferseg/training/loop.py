@@ -7,14 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType
-from torch import Tensor
 
 from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
 from transferseg.training import loaders, saves
-from transferseg.training.auxiliary import Output, training_output, training_terms, weight_of
+from transferseg.training.auxiliary import weight_of
 from transferseg.training.clock import Clock
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.gradual import begin_epoch, release_all
@@ -22,8 +19,9 @@ from transferseg.training.nonfinite import Watch
 from transferseg.training.plan import Plan
 from transferseg.training.record import BatchLoss
 from transferseg.training.state import TrainState
-from transferseg.training.targets import Loader, Loss, check_first, pick, sample_ids, spec_of
-from transferseg.types import Batch, Target
+from transferseg.training.targets import Loader, Loss, check_first, spec_of
+from transferseg.training.update import train_batch
+from transferseg.types import Target
 
 
 def fit(
@@ -76,7 +74,7 @@ def fit(
         state: what is trained; changed in place.
         loader: batches as the data room makes them.
         loss: (logits, target) -> scalar; see `Loss`.
-        epochs: complete epochs at which to end; this or `steps`.
+        epochs: complete epochs at which to end, a whole number from 0; this or `steps`.
         steps: complete updates at which to end, perhaps in the middle of an epoch.
         target: "mask", "label", or "image" (the normalised image itself, for autoencoders).
         clip_norm: the global norm of the gradient, of all that the optimizer changes, is held below
@@ -92,10 +90,11 @@ def fit(
         An iterator of events; nothing is trained until it is iterated.
 
     Raises:
-        TrainingError: neither or both of epochs and steps; a schedule that would end too early; an
-            empty loader; batches of one sample that a BatchNorm cannot take; every parameter
-            frozen; a loss that is not a scalar or not finite, naming the update and the samples
-            (or too many such in a row); an `auxiliary_weight` for a model without such a head.
+        TrainingError: neither or both of epochs and steps, or one that is not a whole number; a
+            schedule that would end too early; an empty loader; batches of one sample that a
+            BatchNorm cannot take; every parameter frozen; a loss that is not a scalar or not
+            finite, naming the update and the samples (or too many such in a row); an
+            `auxiliary_weight` for a model without such a head.
         SpecError: `unfreeze` names what the model does not have.
         DataError: the first batch does not fit the model's spec.
 
@@ -179,7 +178,7 @@ def _epoch(
                 check = False
             rate = state.learning_rate
             _claim(state, batches)
-            if _batch(state, batch, plan, watch, group):
+            if train_batch(state, batch, plan, watch, group):
                 clock.stop()
                 event, place = _step_event(state, group, rate, clock), _place(state)
                 group.clear()
@@ -224,93 +223,6 @@ def _claim(state: TrainState, batches: Any) -> None:  # noqa: ANN401
     if shared.active_dataloader is not batches:
         shared._remove_dataloader(batches)  # once: two trainings in turn would fill the list
         shared._add_dataloader(batches)
-
-
-def _batch(
-    state: TrainState, batch: Batch, plan: Plan, watch: Watch, group: list[BatchLoss]
-) -> bool:
-    """Forward and backward of one batch; True if it completed an optimizer update."""
-    accelerator, model = state.accelerator, state.model
-    if not (model.training and state.unwrapped.training):  # left so by the loop around
-        model.train()
-        state.unwrapped.train()  # compiled in parts, the one does not reach all of the other
-    image = pick(batch, "image")
-    target = image if plan.target == "image" else pick(batch, plan.target)
-    if plan.channels_last:
-        image = image.contiguous(memory_format=torch.channels_last)
-    if not group:
-        watch.begin_update()
-    with accelerator.accumulate(model):
-        output = _forward(state, image, auxiliary=plan.auxiliary_weight is not None)
-        value, terms = training_terms(plan.loss, output, target, plan.auxiliary_weight)
-        accelerator.backward(value)
-        state.batches += 1
-        state.samples_seen += len(image) * accelerator.num_processes
-        group.append(
-            BatchLoss(
-                terms, len(image), state.step + 1, state.epoch + 1, state.batches, sample_ids(batch)
-            )
-        )
-        return bool(accelerator.sync_gradients) and _update(state, plan, watch, group)
-
-
-def _forward(state: TrainState, image: Tensor, *, auxiliary: bool) -> Output:
-    try:
-        return training_output(state.model, image, auxiliary=auxiliary)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise TrainingError(
-            f"a batch of {len(image)} sample(s) gives a BatchNorm one value a channel; leave such "
-            "batches out of the loader (drop_last=True), or freeze that layer."
-        ) from error
-
-
-def _update(state: TrainState, plan: Plan, watch: Watch, group: list[BatchLoss]) -> bool:
-    """The optimizer update of a group of batches; False if it was left out."""
-    if watch.refuses(group):
-        state.optimizer.zero_grad()
-        group.clear()
-        return False
-    _finish_gradient(state, plan, len(group))
-    _step(state)
-    for loss in group:
-        state.record.add(loss)
-    if state.accelerator.optimizer_step_was_skipped:  # float16 gradients overflowed
-        group.clear()
-        watch.overflowed()
-        return False
-    watch.kept()
-    state.step += 1
-    state.step_schedule()
-    if state.ema is not None:
-        state.ema.update()
-    return True
-
-
-def _step(state: TrainState) -> None:
-    """One step of the optimizer, and no gradients after it.
-
-    accelerate's wrapper looks for a package twice and reads a signature at every update, which is
-    most of what a loop costs; where it does nothing but pass on, it is passed by.
-    """
-    optimizer: Any = state.optimizer
-    accelerator = state.accelerator
-    passes_on = type(optimizer) is AcceleratedOptimizer and accelerator.scaler is None
-    if passes_on and accelerator.distributed_type != DistributedType.XLA:
-        optimizer = optimizer.optimizer
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def _finish_gradient(state: TrainState, plan: Plan, batches: int) -> None:
-    """Make an incomplete accumulation a mean as well, and clip."""
-    if batches < state.accumulation:
-        # accelerate divides each loss by the full number, though an epoch may end before it
-        gradients = [p.grad for p in state.trained() if p.grad is not None]
-        torch._foreach_mul_(gradients, state.accumulation / batches)
-    if plan.clip_norm is not None:
-        state.accelerator.clip_grad_norm_(state.trained(), plan.clip_norm)
 
 
 def _step_event(

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
 from transferseg.training.state import TrainState
 from transferseg.training.targets import Loss, check_target
 from transferseg.types import Target
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """A number of epochs, updates or images, as Python's own: NumPy's do not go to JSON.
+
+    Raises:
+        TrainingError: it is not whole (True is no number either), or below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TrainingError(f"{name} must be a whole number, got {value!r}.")
+    if value < least:
+        raise TrainingError(f"{name} must be {least} or more, got {value}.")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,8 @@ class Plan:
             "epochs": self.epochs, "steps": self.steps, "skip_nonfinite": self.skip_nonfinite,
         }  # fmt: skip
         for name, value in numbers.items():
-            if value is not None and value < 0:
-                raise TrainingError(f"{name} must be 0 or more, got {value}.")
+            if value is not None:
+                object.__setattr__(self, name, whole(name, value, 0))
         if (self.epochs is None) == (self.steps is None):
             raise TrainingError(
                 f"give one of epochs and steps, got epochs={self.epochs}, steps={self.steps}."

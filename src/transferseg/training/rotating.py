@@ -25,6 +25,7 @@ from transferseg.training.judge import Judge, ScoreLike, check_score, make_judge
 from transferseg.training.loaders import epoch_batches
 from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
+from transferseg.training.plan import whole
 from transferseg.training.progress import UpdateBar
 from transferseg.training.run import Run, running
 from transferseg.training.schedules import ScheduleLike
@@ -144,7 +145,8 @@ def train_rotating(
         RotatingKFold(folds=2, seed=0, by_group=True, reshuffle=True): images that validate in one
         run train in the others
     """
-    check_data(data, validation_data, batch_size, epochs)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 0)
+    check_data(data, validation_data)
     folds.partitions(data.groups, 0)  # too few groups: said before anything is prepared
     judge = cast(Judge, make_judge(metrics, score, mode, loss, True))  # None without validation
     check_score(judge, model, target)

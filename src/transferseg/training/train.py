@@ -18,6 +18,7 @@ from transferseg.training.judge import ScoreLike, check_score, make_judge
 from transferseg.training.loaders import length
 from transferseg.training.loop import fit
 from transferseg.training.optimizers import adamw
+from transferseg.training.plan import whole
 from transferseg.training.progress import UpdateBar
 from transferseg.training.run import Run, running
 from transferseg.training.saving import check_save_every
@@ -134,6 +135,7 @@ def train(
         >>> [row["epoch"] for row in history.rows], history.best_score == history.rows[-1]["score"]
         ([1, 2], True)
     """
+    epochs = whole("epochs", epochs, 0)
     if not allow_shared_groups:
         _check_leak(train_loader, validation_loader)
     check_save_every(save_every, folder)
