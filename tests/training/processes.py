@@ -64,7 +64,7 @@ def frozen_norm(batch, accelerator):
     scores = evaluate(
         state.model,
         uneven,
-        metrics={"loss": MeanLoss(loss), "counts": Accuracy()},
+        metrics={"loss": MeanLoss(lambda *pair: loss(*pair)), "counts": Accuracy()},
         accelerator=accelerator,
     )
     kept = model.norm.running_mean.tolist() + model.norm.running_var.tolist()

@@ -214,6 +214,9 @@ def _over_processes(metric: Metric[S], accelerator: Accelerator | None) -> Metri
     if accelerator is None or accelerator.num_processes == 1:
         return metric
     metric.to("cpu")  # counts are small, and travel as objects
+    own: object = metric
+    if isinstance(own, MeanLoss):  # not its loss: a lambda could not
+        return cast("Metric[S]", own.with_parts(gather_object(own.parts)))
     return cast("Metric[S]", reduce(add, gather_object([metric])))
 
 
@@ -235,17 +238,22 @@ class MeanLoss:
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
-        self._parts: list[tuple[dict[str, Tensor], int]] = []
+        #: of every batch the scalars by name, and its number of samples
+        self.parts: list[tuple[dict[str, Tensor], int]] = []
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add one batch; its scalars stay on the device until `scores`."""
-        self._parts.append((loss_terms(self.loss, logits, target)[1], len(logits)))
+        self.parts.append((loss_terms(self.loss, logits, target)[1], len(logits)))
 
     def __add__(self, other: MeanLoss) -> MeanLoss:
         """The batches of both."""
-        both = MeanLoss(self.loss)
-        both._parts = self._parts + other._parts
-        return both
+        return self.with_parts(self.parts + other.parts)
+
+    def with_parts(self, parts: list[tuple[dict[str, Tensor], int]]) -> MeanLoss:
+        """A new one of the same loss, with these batches."""
+        other = MeanLoss(self.loss)
+        other.parts = parts
+        return other
 
     def scores(self) -> dict[str, float]:
         """Means by name, "loss" first.
@@ -253,23 +261,23 @@ class MeanLoss:
         Raises:
             TrainingError: nothing has been added.
         """
-        count = sum(weight for _, weight in self._parts)
+        count = sum(weight for _, weight in self.parts)
         if not count:
             raise TrainingError("no batch has been counted, so there is no mean loss.")
         totals: dict[str, float] = {}
-        for terms, weight in self._parts:
+        for terms, weight in self.parts:
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value.item() * weight
         return {name: total / count for name, total in totals.items()}
 
     def reset(self) -> None:
         """Forget every batch."""
-        self._parts = []
+        self.parts = []
 
     def to(self, device: torch.device | str) -> MeanLoss:
         """Move the kept scalars; gives itself."""
-        self._parts = [
+        self.parts = [
             ({name: value.to(device) for name, value in terms.items()}, weight)
-            for terms, weight in self._parts
+            for terms, weight in self.parts
         ]
         return self
