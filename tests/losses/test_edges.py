@@ -37,7 +37,9 @@ def gradient_of(loss, logits, target):
 
 @names
 @modes
-@pytest.mark.parametrize(("images", "size"), [(0, (4, 6)), (2, (0, 6))])
+@pytest.mark.parametrize(
+    ("images", "size"), [(0, (4, 6)), (0, (64, 64)), (2, (0, 6)), (2, (64, 0))]
+)
 def test_a_batch_of_nothing_is_zero_with_a_graph(name, mode, images, size):
     logits, target = batch(mode, images=images, size=size)
     value, gradient = gradient_of(LOSSES[name](mode), logits, target)
@@ -68,7 +70,8 @@ def test_one_pixel(name, mode):
 @modes
 def test_the_dtype_of_the_target_does_not_matter(name, mode):
     logits, target = batch(mode, dtype=torch.float32)
-    integers = (torch.uint8, torch.int8, torch.int16, torch.int32)
+    integers = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+    integers += (torch.int8, torch.int16, torch.int32)
     others = (torch.bool, torch.float16, torch.bfloat16, torch.float64)
     expected = LOSSES[name](mode)(logits, target)
     for dtype in integers + (others if mode != "multiclass" else ()):

@@ -101,7 +101,7 @@ def _sum_of_squares(x: Tensor, spare: Tensor) -> Tensor:
     width = gcd(x.shape[-1], _ROW)
     if width < _SHORTEST_ROW or x.device.type != "cpu":
         return torch.mul(x, x, out=spare).sum(-1)
-    rows = x.view(*x.shape[:-1], -1, width)
+    rows = x.view(*x.shape[:-1], x.shape[-1] // width, width)  # not -1: there may be no image
     norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
     return norms.square_().sum(-1)
 
