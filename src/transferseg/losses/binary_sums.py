@@ -113,7 +113,8 @@ def _linear_entropy(x: Tensor, z: Tensor, extra: Tensor | None, spare: Tensor) -
     """
     total = torch.clamp_min(x, 0, out=spare).addcmul_(x, z, value=-1).sum(-1)
     if extra is not None:
-        total += F.softplus(-x).mul_(z).mul_(extra).sum(-1)
+        # at its own threshold, 20, softplus would leave out 2e-9
+        total += F.softplus(-x, threshold=40).mul_(z).mul_(extra).sum(-1)
     return total
 
 
