@@ -79,6 +79,20 @@ def test_the_dtype_of_the_target_does_not_matter(name, mode):
 
 
 @names
+@pytest.mark.parametrize(
+    ("label", "dtype"),
+    [(3, torch.uint8), (3, torch.uint16), (-1, torch.int8), (-100, torch.int16),
+     (300, torch.int16), (254, torch.uint8), (-1, torch.int64)],
+)  # fmt: skip
+def test_a_label_outside_the_classes_is_loud(name, label, dtype):
+    """In every dtype, also where it would count from the end or wrap to a class or to 255."""
+    logits, target = batch("multiclass")
+    target[1, 2, 3] = label
+    with pytest.raises((RuntimeError, IndexError), match=r"out of bounds|out of range"):
+        LOSSES[name]("multiclass")(logits, target.to(dtype))
+
+
+@names
 @modes
 @pytest.mark.parametrize("ignore_index", [-1, -100, 1, 0, 7])
 def test_any_value_can_be_the_ignored_one(name, mode, ignore_index):
