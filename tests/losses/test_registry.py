@@ -113,10 +113,12 @@ def test_empty_ground_truth_by_policy(name):
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 
 
-#: Of the loss that is a sum over pixels or sorts them, overlapping classes are so many binary ones.
+#: Not of the one pass but of full-size tensors: slow, and overlapping classes are so many binary
+#: ones to them.
 APART = ("focal", "lovasz", "boundary")
+#: Both dtypes for each loss.
 AT_4096 = [
-    (name, mode, getattr(torch, dtype))
+    (name, mode, dtype)
     for name in sorted(LOSSES)
     for mode, dtype in (
         ("binary", "bfloat16" if name in APART else "float16"),
@@ -163,7 +165,7 @@ def test_finite_at_4096_in_half_precision(name, mode, dtype):
             maps = far[..., : y.shape[-2], : y.shape[-1]].expand_as(x)
             return boundary_loss(x, y, mode=mode, distances=maps)
 
-    check_4096(loss, *batch_4096(mode, dtype))
+    check_4096(loss, *batch_4096(mode, getattr(torch, dtype)))
 
 
 @names
