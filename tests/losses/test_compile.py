@@ -73,6 +73,11 @@ def test_inductor_gives_the_eager_values():
     with torch.amp.autocast("cpu", dtype=torch.bfloat16):
         found = gradient_of(compiled, logits, target)
     torch.testing.assert_close(found, gradient_of(loss, logits, target))
+    for scale in (0.0, 1e-20, 60.0, 1e20):  # where exponentials are 1, 0 and in between
+        found = gradient_of(compiled, scale * logits, target)
+        torch.testing.assert_close(found, gradient_of(loss, scale * logits, target))
+        assert found[0].isfinite()
+        assert found[1].isfinite().all()
 
 
 class Everything(torch.nn.Module):

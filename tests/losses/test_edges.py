@@ -37,7 +37,9 @@ def gradient_of(loss, logits, target):
 
 @names
 @modes
-@pytest.mark.parametrize(("images", "size"), [(0, (4, 6)), (2, (0, 6))])
+@pytest.mark.parametrize(
+    ("images", "size"), [(0, (4, 6)), (0, (64, 64)), (2, (0, 6)), (2, (64, 0))]
+)
 def test_a_batch_of_nothing_is_zero_with_a_graph(name, mode, images, size):
     logits, target = batch(mode, images=images, size=size)
     value, gradient = gradient_of(LOSSES[name](mode), logits, target)
@@ -68,11 +70,26 @@ def test_one_pixel(name, mode):
 @modes
 def test_the_dtype_of_the_target_does_not_matter(name, mode):
     logits, target = batch(mode, dtype=torch.float32)
-    integers = (torch.uint8, torch.int8, torch.int16, torch.int32)
+    integers = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+    integers += (torch.int8, torch.int16, torch.int32)
     others = (torch.bool, torch.float16, torch.bfloat16, torch.float64)
     expected = LOSSES[name](mode)(logits, target)
     for dtype in integers + (others if mode != "multiclass" else ()):
         assert torch.equal(LOSSES[name](mode)(logits, target.to(dtype)), expected), dtype
+
+
+@names
+@pytest.mark.parametrize(
+    ("label", "dtype"),
+    [(3, torch.uint8), (3, torch.uint16), (-1, torch.int8), (-100, torch.int16),
+     (300, torch.int16), (254, torch.uint8), (-1, torch.int64)],
+)  # fmt: skip
+def test_a_label_outside_the_classes_is_loud(name, label, dtype):
+    """In every dtype, also where it would count from the end or wrap to a class or to 255."""
+    logits, target = batch("multiclass")
+    target[1, 2, 3] = label
+    with pytest.raises((RuntimeError, IndexError), match=r"out of bounds|out of range"):
+        LOSSES[name]("multiclass")(logits, target.to(dtype))
 
 
 @names

@@ -31,11 +31,16 @@ def test_gradcheck(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_large(dtype):
-    output = torch.full((1, 1, 1024, 1024), 300.0, dtype=dtype)  # its square overflows float16
-    loss = reconstruction_loss(output, torch.zeros(1, 1, 1024, 1024))
+@pytest.mark.parametrize(("kind", "expected"), [("l1", 300.0), ("l2", 90000.0)])
+def test_finite_at_4096_in_half_precision(kind, expected, dtype):
+    """The square of 300 overflows float16, and so does the sum of one over the pixels."""
+    output = torch.full((1, 1, 4096, 4096), 300.0, dtype=dtype, requires_grad=True)
+    loss = reconstruction_loss(output, torch.zeros(()).expand(output.shape), kind=kind)
     assert loss.dtype == torch.float32
-    assert loss.item() == 90000.0
+    assert loss.item() == expected
+    loss.backward()
+    assert output.grad.dtype == dtype
+    assert output.grad.sum(dtype=torch.float32).isfinite()
 
 
 def test_wrong_shapes_and_dtypes():

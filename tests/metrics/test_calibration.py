@@ -181,6 +181,24 @@ def test_pixels_that_are_all_alike_equal_both_oracles(value, truth):
         assert scores.brier["polyp"] == pytest.approx(brier, abs=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.7, 200.0])
+@pytest.mark.parametrize("truth", [0, 2])
+def test_exclusive_pixels_that_are_all_alike_equal_both_oracles(value, truth):
+    for size in ((1, 1), (3, 3)):
+        logits = torch.tensor([value, 0.0, 0.0])[:, None, None].expand(2, K, *size)
+        target = torch.full((2, *size), truth)
+        scores = counted("multiclass", logits, target, bins=10).scores()
+        p = logits.double().softmax(1)
+        for norm, found in (("l1", scores.ece), ("max", scores.mce)):
+            theirs = tm.multiclass_calibration_error(
+                p, target, num_classes=K, n_bins=10, norm=norm
+            ).item()
+            assert found["confidence"] == pytest.approx(theirs, abs=1e-6)
+        rows = p.movedim(1, -1).flatten(0, -2)
+        brier = sk.brier_score_loss(target.flatten(), rows, labels=range(K), scale_by_half=False)
+        assert scores.brier["confidence"] == pytest.approx(brier, abs=1e-6)
+
+
 def test_certain_pixels_share_the_last_bin_and_limits_belong_to_the_bin_above():
     """Disagreements: for torchmetrics 1 has its own bin, for scikit-learn a limit is below."""
     logits = torch.tensor([[[[40.0, 0.5]]]])

@@ -135,6 +135,29 @@ def test_all_missing():
     assert json.loads(json.dumps(scores.to_dict(), allow_nan=False))["exact_match"] is None
 
 
+@pytest.mark.parametrize("score", [-2.0, 0.0, 3.0, math.inf, -math.inf])
+@pytest.mark.parametrize("truth", [[1.0, 0.0, 0.0, 1.0, 0.0], [1.0], [0.0]])
+def test_scores_that_are_all_alike_equal_scikit_learn(score, truth):
+    """A model that says one thing of every image, and a single image."""
+    label = torch.tensor(truth)[:, None].repeat(1, 3)
+    scores = counted(torch.full_like(label, score), label).scores()
+    finite = np.full(len(truth), np.clip(score, -9, 9))  # scikit-learn ranks no infinity
+    accuracy = sk.accuracy_score(truth, finite > 0)
+    for name in NAMES:
+        if len(set(truth)) == 2:
+            assert scores.auroc[name] == sk.roc_auc_score(truth, finite) == 0.5
+        else:
+            assert math.isnan(scores.auroc[name])
+        if any(truth):
+            assert scores.average_precision[name] == pytest.approx(
+                sk.average_precision_score(truth, finite)
+            )
+        else:
+            assert math.isnan(scores.average_precision[name])
+        assert scores.accuracy[name] == pytest.approx(accuracy)
+    assert scores.exact_match == pytest.approx(accuracy)
+
+
 def test_a_nan_logit_is_not_ranked_and_never_right():
     logits, label = batch(missing=0)
     whole = counted(logits, label).scores()

@@ -168,6 +168,40 @@ def test_counting_on_a_gpu_waits_for_nothing_and_equals_the_cpu(name):
     )  # fmt: skip
 
 
+def degenerate(name):
+    """Batches of nothing new, one image, one pixel, one value, no number, no ground truth."""
+    logits, target = batch(name)
+    yield logits[:1], target[:1]
+    if logits.ndim == 4:
+        yield logits[:1, :, :1, :1], target[:1, ..., :1, :1]
+        yield logits, torch.full_like(target, 255)
+    else:
+        yield logits, torch.full_like(target, torch.nan)
+    for value in (0.0, 90.0, -90.0, torch.inf, -torch.inf, torch.nan):
+        yield torch.full_like(logits, value), target
+        yield torch.full_like(logits, value), torch.zeros_like(target)
+    yield (
+        torch.where(torch.arange(7).reshape(-1, *[1] * (logits.ndim - 1)) == 3, torch.nan, logits),
+        target,
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_degenerate_batches_are_the_sum_of_their_images(name):
+    """In strict JSON, without a warning, and as if each image had come alone."""
+    for logits, target in degenerate(name):
+        if name == "classes" and not target.isnan().all() and target.amax() == 0:
+            continue  # a row without a class is refused
+        whole = counted(name, logits, target)
+        pairs = zip(logits.split(1), target.split(1), strict=True)
+        apart = sum(counted(name, *pair) for pair in pairs)
+        scores = whole.scores()
+        assert str(apart.scores().__dict__) == str(scores.__dict__)
+        assert str(scores)
+        if not isinstance(scores, metrics.SweepScores):
+            json.dumps(scores.to_dict(), allow_nan=False)
+
+
 @pytest.mark.parametrize("name", CLASS_SCORES)
 def test_a_class_score_is_what_its_text_says(name):
     score = CLASS_SCORES[name]

@@ -71,6 +71,20 @@ def test_a_class_without_ground_truth_is_in_no_mean():
     assert scores.mean_recall == pytest.approx(theirs)
 
 
+@pytest.mark.parametrize("index", [[2], [0], [3, 3, 3], [0, 1, 2, 3]])
+def test_a_model_that_says_one_class_equals_scikit_learn(index):
+    """Of one image, of one class alone, of every class once."""
+    label = F.one_hot(torch.tensor(index), K).float()
+    scores = counted(torch.tensor([0.0, 1.0, 9.0, 2.0]).expand_as(label), label).scores()
+    said = [2] * len(index)
+    assert scores.accuracy == pytest.approx(sk.accuracy_score(index, said))
+    assert np.array_equal(scores.confusion, sk.confusion_matrix(index, said, labels=range(K)))
+    options = {"labels": range(K), "average": None, "zero_division": np.nan}
+    for name, score in (("recall", sk.recall_score), ("precision", sk.precision_score)):
+        expected = list(score(index, said, **options))
+        assert list(getattr(scores, name).values()) == pytest.approx(expected, nan_ok=True)
+
+
 def test_ties_go_to_the_lowest_index():
     logits = torch.tensor([[1.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, -2.0, -1.0, -2.0]])
     rows = MulticlassCounts(NAMES).count(logits, torch.eye(4)[[1, 1, 2]])

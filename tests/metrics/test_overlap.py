@@ -261,9 +261,10 @@ def test_volume_differences_equal_sums_of_voxels(seed):
 
 @pytest.mark.parametrize("truth", [0, 1])
 @pytest.mark.parametrize("said", [0, 1])
-def test_masks_of_one_value(truth, said):
-    """Empty and full masks, all four: who agrees, and who does not."""
-    prediction, target = torch.full((2, 1, 3, 3), said), torch.full((2, 1, 3, 3), truth)
+@pytest.mark.parametrize("shape", [(2, 1, 3, 3), (1, 1, 1, 1)])
+def test_masks_of_one_value(truth, said, shape):
+    """Empty and full masks, all four, and one pixel: who agrees, and who does not."""
+    prediction, target = torch.full(shape, said), torch.full(shape, truth)
     scores = counted(prediction, target, mode="binary", names=("a",)).scores()
     p, t = prediction.flatten(), target.flatten()
     assert scores.accuracy == sk.accuracy_score(t, p) == tm.binary_accuracy(p, t).item()

@@ -11,6 +11,8 @@ from transferseg.metrics import tally
 from transferseg.metrics.tally import exclusive_counts, overlapping_counts
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+            torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
 
 
 @pytest.fixture(params=["numpy", "device"])
@@ -114,6 +116,43 @@ def test_labels_outside_and_nan(way):
     assert rows[0, :, 0].tolist() == [2, 1, 0]
     below = overlapping_counts(logits, logits > 0, above=[0.5], ignore_index=None)
     assert below.tolist() == [[[[1, 0, 0, 2]], [[0, 0, 0, 3]], [[2, 0, 0, 1]]]]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("classes", [2, 129, 300, 1024])
+def test_labels_of_every_integer_dtype(way, dtype, classes):
+    """Those that are negative, or too large, are no class, however few bits they have."""
+    values = torch.tensor([0, 1, 1, 2, 100, 127, 128, 255, 299, 1023, 40_000, -1, -100, -32_000])
+    values = values.abs() if dtype is torch.uint64 else values  # as int64 they read as negative
+    labels = values.to(dtype)[None]  # in fewer bits they are others: as they are read back
+    plain, classes_of = labels.long(), torch.arange(classes)[:, None]
+    for ignore in (None, -1, 1, 255):
+        counted = torch.ones_like(plain) > 0 if ignore is None else plain != ignore
+        expected = oracle(plain == classes_of, plain == classes_of, counted)
+        found = exclusive_counts(labels, labels, classes=classes, ignore_index=ignore)
+        assert torch.equal(found[0], expected)
+    turned = plain.flip(1)
+    expected = oracle(plain == classes_of, turned == classes_of, torch.ones_like(plain) > 0)
+    found = exclusive_counts(labels, turned, classes=classes, ignore_index=None)
+    assert torch.equal(found[0], expected)
+    found = exclusive_counts(plain, labels.flip(1), classes=classes, ignore_index=None)
+    assert torch.equal(found[0], expected)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_masks_of_every_integer_dtype(way, dtype):
+    minus = 1 if dtype is torch.uint64 else -1  # as int64 they read as negative
+    masks = torch.tensor([[[0, 1, 2, 127, minus, 100 * minus]]]).to(dtype)
+    truth = torch.tensor([[[0, 1, 0, 1, 0, 1]]])
+    said = torch.tensor([[value > 0 for value in masks.flatten().tolist()]])
+    expected = oracle(said, truth[0] > 0, said | True)
+    assert torch.equal(
+        overlapping_counts(masks, truth, above=[0], ignore_index=None)[0, :, 0], expected
+    )
+    expected = oracle(truth[0] > 0, said, said | True)
+    found = overlapping_counts(truth, masks, above=[0], ignore_index=-1)[0, :, 0]
+    ignored = masks.flatten().tolist().count(-1)  # where the dtype has it
+    assert torch.equal(found, expected - torch.tensor([0, 0, 0, ignored]))
 
 
 def test_more_classes_than_a_table_holds(monkeypatch):

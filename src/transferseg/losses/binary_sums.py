@@ -101,7 +101,7 @@ def _sum_of_squares(x: Tensor, spare: Tensor) -> Tensor:
     width = gcd(x.shape[-1], _ROW)
     if width < _SHORTEST_ROW or x.device.type != "cpu":
         return torch.mul(x, x, out=spare).sum(-1)
-    rows = x.view(*x.shape[:-1], -1, width)
+    rows = x.view(*x.shape[:-1], x.shape[-1] // width, width)  # not -1: there may be no image
     norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
     return norms.square_().sum(-1)
 
@@ -113,7 +113,8 @@ def _linear_entropy(x: Tensor, z: Tensor, extra: Tensor | None, spare: Tensor) -
     """
     total = torch.clamp_min(x, 0, out=spare).addcmul_(x, z, value=-1).sum(-1)
     if extra is not None:
-        total += F.softplus(-x).mul_(z).mul_(extra).sum(-1)
+        # at its own threshold, 20, softplus would leave out 2e-9
+        total += F.softplus(-x, threshold=40).mul_(z).mul_(extra).sum(-1)
     return total
 
 

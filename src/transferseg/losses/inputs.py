@@ -17,6 +17,8 @@ from transferseg.types import TargetMode
 
 #: The names of the modes; looked up here, since torch.compile of torch 2.5 cannot follow it.
 MODES: tuple[str, ...] = get_args(TargetMode)
+#: Dtypes of which torch computes no largest value.
+_WITHOUT_LARGEST = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
@@ -56,6 +58,8 @@ def may_hold(values: Tensor, wanted: int) -> bool:
         (False, True)
     """
     if torch.compiler.is_compiling() or values.device.type != "cpu" or not values.numel():
+        return True
+    if values.dtype in _WITHOUT_LARGEST:  # a rare target is not worth a copy
         return True
     # as Python numbers, since uint8 has no -100; `not`, since NaN hides the others
     if wanted > 1:

@@ -20,6 +20,7 @@ from torch import Tensor
 _VALUES = 2**19  # of a piece, of all its channels: the result of a comparison fits the cache
 _LABELS = 2**18  # of a piece: calls are long, since threads wait for one another between them
 _BYTE = 255
+_WIDE = (torch.uint16, torch.uint32, torch.uint64)  # torch compares none of them
 _TABLE = 1024  # up to so many classes, an image's (classes x classes) table is small beside it
 
 
@@ -43,7 +44,7 @@ def exclusive_counts(
     """
     if _in_memory(given, target) and classes <= _TABLE:
         return _by_image(lambda: _Exclusive(classes, ignore_index), given, target)
-    labels = given.argmax(dim=1) if given.is_floating_point() else given
+    labels = given.argmax(dim=1) if given.is_floating_point() else given.long()
     # Cast before comparing: in uint8, an ignore_index of -100 is not a value.
     values = target.long()
     index = torch.arange(classes, device=given.device).reshape(-1, *[1] * (values.ndim - 1))
@@ -72,7 +73,8 @@ def overlapping_counts(
     if _in_memory(given, target):
         work = partial(_overlapping, above=above, ignore_index=ignore_index)
         return _by_image(lambda: work, given, target)
-    given, values = _exact(given), target if target.is_floating_point() else target.long()
+    given = given.long() if given.dtype in _WIDE else _exact(given)
+    values = target if target.is_floating_point() else target.long()
     counted = _counted(values, ignore_index)
     true = (values > 0.5) & counted
     rows = [_sums((given > limit) & counted, true, counted) for limit in above]
@@ -158,7 +160,8 @@ class _Exclusive:
         winners = torch.from_numpy(self._winners(given)) if logits else given
         for found, labels in _pieces(_LABELS, winners, target):
             cells = _rows_of(labels, classes, self.ignore_index, self.rows[: labels.size])
-            cells += found if logits else _codes(found, classes, self.columns[: found.size])
+            columns = found if logits else _codes(found, classes, self.columns[: found.size])
+            np.add(cells, columns, out=cells, dtype=np.int64)
             # torch's, since NumPy's lets no other thread work meanwhile
             table += torch.bincount(torch.from_numpy(cells), minlength=table.size).numpy()
         # the last row are ignored pixels, the last but one labels outside; so is the last column
@@ -215,8 +218,9 @@ def _rows_of(
 
 def _codes(labels: NDArray[Any], classes: int, room: NDArray[np.int64]) -> NDArray[Any]:
     """The labels, if all are classes; else, in `room`, those that are none as their number."""
-    # as unsigned numbers, the negative ones are the largest
-    if labels.view(f"u{labels.itemsize}").max() < classes:
+    # as unsigned numbers, the negative ones are the largest: of int8, 128 and more
+    limit = min(classes, int(np.iinfo(labels.dtype).max) + 1)
+    if labels.view(f"u{labels.itemsize}").max() < limit:
         return labels
     np.copyto(room, labels, casting="unsafe")
     np.minimum(room.view(np.uint64), np.uint64(classes), out=room.view(np.uint64))
