@@ -43,6 +43,18 @@ def test_finite_at_4096_in_half_precision(kind, expected, dtype):
     assert output.grad.sum(dtype=torch.float32).isfinite()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_ssim_is_finite_at_4096_in_half_precision(dtype):
+    """Of a constant image no window has a variance, so that the means alone are compared."""
+    output = torch.full((1, 1, 4096, 4096), 300.0, dtype=dtype, requires_grad=True)
+    target = torch.zeros(()).expand(output.shape)
+    loss = reconstruction_loss(output, target, kind="ssim", data_range=300.0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.item(), 1 - 3.0**2 / (300.0**2 + 3.0**2), rtol=1e-4, atol=0)
+    loss.backward()
+    assert output.grad.sum(dtype=torch.float32).isfinite()
+
+
 def test_wrong_shapes_and_dtypes():
     with pytest.raises(SpecError, match=r"\(1, 1, 2, 2\) float32 and \(1, 1, 2, 3\) float32"):
         reconstruction_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3))
