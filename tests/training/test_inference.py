@@ -198,6 +198,37 @@ def test_an_image_that_the_model_refuses_leaves_the_others(tmp_path):
         )
 
 
+class Overflowing(Model):
+    """As float16 does: one pixel of an image that is bright on average is not a number."""
+
+    def forward(self, image):
+        logits = super().forward(image).clone()
+        for one, bright in zip(logits, image.mean((1, 2, 3)) > 0, strict=True):
+            if bright:
+                one[-1, 5, 7] = torch.nan
+        return logits
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("options", [{}, {"window": 32}, {"flips": "both"}])
+def test_no_mask_is_made_of_what_is_not_a_number(mode, options, tmp_path):
+    from transferseg.training import predict_folder
+
+    model = Overflowing(classes=1 if mode == "binary" else 3, mode=mode)
+    images = [np.full(A, value, np.uint8) for value in (0, 255, 0)]
+    for function in (predict, predict_probabilities):
+        found = function(model, iter(images), **options)
+        assert next(found).shape[:2] == A
+        with pytest.raises(TrainingError, match=r"image 1 .*not numbers \(NaN\).*precision='bf16'"):
+            next(found)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    with pytest.warns(UserWarning, match="1 of 3 images have no mask: 1;"):
+        report = predict_folder(model, tmp_path, tmp_path / "masks", progress=False, **options)
+    assert report.written == ("0", "2")
+    assert "NaN" in report.failed["1"]
+
+
 class Classifier(Model):
     def forward(self, image):
         return super().forward(image).mean((2, 3))

@@ -129,6 +129,7 @@ ZEROS = np.zeros((4, 5), np.float32)
         (BINARY, [(np.zeros((4, 5), int), np.zeros((4, 5), int))], {}, DataError, "int64"),
         (BINARY, [(ZEROS + 2, np.ones((4, 5), int))], {}, DataError, r"got 2\.\.2"),
         (BINARY, [(ZEROS * np.nan, np.ones((4, 5), int))], {}, DataError, "within 0..1"),
+        (BINARY, [(ZEROS[:0], np.zeros((0, 5), int))], {}, DataError, r"\(0, 5\)"),
         (BINARY, [(ZEROS, np.zeros((4, 5), int))], {}, DataError, "undefined at every threshold"),
         (BINARY, pairs(), {"score": "means"}, SpecError, "no number"),
         (BINARY, pairs(), {"scheme": "pooling"}, SpecError, "pooling"),

@@ -114,8 +114,8 @@ def predict(
     Raises:
         DataError: an image that cannot be read or is none of these, an option out of its range, a
             class with a side and no counterpart under a left-right flip.
-        TrainingError: a model without a spec, an unknown option, a `postprocess` that gives no
-            mask of the same shape.
+        TrainingError: a model without a spec, or one that gives NaN, as float16 may where it
+            overflows; an unknown option, a `postprocess` that gives no mask of the same shape.
 
     Example:
         >>> from transferseg.spec import InputSpec

@@ -150,7 +150,7 @@ def _tensors(pair: Pair, spec: ModelSpec, number: int) -> tuple[Tensor, Tensor]:
     chances, mask = (np.asarray(part) for part in pair)
     shape = "(H, W)" if spec.mode == "binary" else f"(H, W, {len(spec.classes)})"
     fits = chances.ndim == 2 if spec.mode == "binary" else chances.shape[2:] == (len(spec.classes),)
-    if not fits or chances.shape != mask.shape or chances.dtype.kind != "f":
+    if not fits or chances.size == 0 or chances.shape != mask.shape or chances.dtype.kind != "f":
         raise DataError(
             f"pair {number} (counted from 0): expected probabilities {shape} and a mask of the "
             f"same shape, got {describe(chances)} and {describe(mask)}."
