@@ -193,7 +193,7 @@ def test_it_goes_on_where_it_was_cut(images, tmp_path, monkeypatch):
     advice = r"mask .* written to .*masks.*\.png: .*No space left.*resume=True"
     with pytest.raises(TrainingError, match=advice):
         predict_folder(Model(), root, target, batch_size=1, progress=False)
-    with pytest.raises(TrainingError, match=r"No space left.*predict the folder again .*overwrite="):
+    with pytest.raises(TrainingError, match=r"No space left.*again with overwrite=True"):
         predict_folder(Model(), root, target, batch_size=1, progress=False, overwrite=True)
     monkeypatch.undo()
     there = files_below(target)

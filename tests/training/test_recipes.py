@@ -77,7 +77,7 @@ def test_a_recipe_is_read_the_same_anywhere(name):
 
 OTHER = {
     "warmup_steps": 7, "crop": 96, "precision": "no", "score": "loss", "patience": 3,
-    "scale": (0.25, 0.5), "betas": (0.8, 0.9), "largest_share": 0.5,
+    "scale": (0.25, 0.5), "betas": (0.8, 0.9), "largest_share": 0.5, "ema_decay": 0.5,
 }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_a_full_disk_stops_the_training_with_what_to_do(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(logs.JSONLLogger, "_line", full)
-        with pytest.raises(TrainingError, match=r"the log could not be .*log\.jsonl: .*resume=True"):
+        with pytest.raises(TrainingError, match=r"the log could not .*log\.jsonl: .*resume=True"):
             run(folder=tmp_path, log_every=7)
     run(folder=tmp_path, log_every=7, resume=True)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

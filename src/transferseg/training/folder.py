@@ -258,9 +258,11 @@ def _check_files(
     if resume and overwrite:
         raise TrainingError("resume=True keeps the files that are there; leave out overwrite=True.")
     for folder in filter(None, (layout.target, layout.overlays)):
-        there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-        if there.exists() and not there.is_dir():
-            raise TrainingError(f"{there} is a file, and {folder} is to be a folder; take another.")
+        nearest = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        if nearest is not None and not nearest.is_dir():
+            raise TrainingError(
+                f"{nearest} is a file, and {folder} is to be a folder; take another."
+            )
     files = [file for name in images for file in layout.files(name)]
     inputs = {path.resolve() for path in images.values()}
     lost = [str(file) for file in files if file.resolve() in inputs]

@@ -50,7 +50,7 @@ class EarlyStopping:
         whole = isinstance(self.patience, int) and not isinstance(self.patience, bool)
         if self.patience is not None and not (whole and self.patience >= 1):
             raise TrainingError(
-                f"patience must be a whole number, 1 or more, or None, got {self.patience}."
+                f"patience must be 1 or more, a whole number, or None, got {self.patience}."
             )
         if not self.minimum_delta >= 0:  # written so that NaN fails too
             raise TrainingError(f"minimum_delta must be 0 or more, got {self.minimum_delta}.")
