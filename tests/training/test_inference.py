@@ -147,6 +147,15 @@ def test_postprocessing_changes_the_mask_alone():
     for wrong in (lambda given: given[..., 0], lambda given: given * 0.5):
         with pytest.raises(TrainingError, match="postprocess must give a mask of the shape"):
             predict(model, image, postprocess=wrong)
+    for wrong, values in ((300, "0 to 300"), (-1, "-1 to 0")):
+
+        def outside(given, value=wrong):
+            return np.pad(np.full((1, 1, 1), value), [(0, side - 1) for side in given.shape])
+
+        with pytest.raises(TrainingError, match=f"fit into uint8, got {values}"):
+            predict(model, image, postprocess=outside)
+    ignored = predict(model, image, postprocess=lambda given: np.full(given.shape, 255))
+    assert (ignored == 255).all()
 
 
 def test_options_have_one_list():
