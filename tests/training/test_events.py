@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import closing
 from functools import partial
@@ -76,6 +77,18 @@ def test_histories_have_the_figures():
 
 
 # --- progress -----------------------------------------------------------------------------------
+
+
+def test_every_bar_is_one_for_notebooks_too():
+    import tqdm
+    import tqdm.auto
+
+    from transferseg.study import run
+    from transferseg.training import evaluate, folder, progress
+
+    assert tqdm.auto.tqdm is not tqdm.tqdm
+    modules = (progress, sys.modules[evaluate.__module__], folder, run)
+    assert [module.tqdm for module in modules] == [tqdm.auto.tqdm] * 4
 
 
 @pytest.mark.parametrize("end", [{"epochs": 2}, {"steps": 8}])

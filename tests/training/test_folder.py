@@ -156,6 +156,28 @@ def test_what_cannot_be_read_is_reported_at_the_end(images, tmp_path):
     assert "gone.png: the file does not exist" in report.failed["gone"]
 
 
+def test_masks_of_a_former_run_are_told_of(images, tmp_path):
+    root, target = tmp_path / "images", tmp_path / "masks"
+    predict_folder(Model(), root, target, progress=False)
+    before = (target / "grey.png").read_bytes()
+    images["grey"].write_text("no image any more")
+    (root / "text.jpg").write_text("no image")
+    with pytest.warns(UserWarning, match="2 of 7 .* no new mask: grey, text; .*still there: grey"):
+        predict_folder(Model(), root, target, overwrite=True, progress=False)
+    assert (target / "grey.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["target", "overlays"])
+@pytest.mark.parametrize("place", ["images/notes.txt", "images/notes.txt/below/it"])
+def test_a_folder_is_no_file(images, tmp_path, name, place):
+    model = Model()
+    options = {"target": tmp_path / "masks", name: tmp_path / place}
+    with pytest.raises(TrainingError, match=r"notes\.txt is a file, and .* is to be a folder"):
+        predict_folder(model, tmp_path / "images", **options)
+    assert model.images == 0
+    assert not (tmp_path / "masks").exists()
+
+
 def test_it_goes_on_where_it_was_cut(images, tmp_path, monkeypatch):
     root, target = tmp_path / "images", tmp_path / "masks"
     predict_folder(Model(), root, tmp_path / "whole", progress=False)
@@ -168,8 +190,11 @@ def test_it_goes_on_where_it_was_cut(images, tmp_path, monkeypatch):
         return path_replace(self, other)
 
     monkeypatch.setattr(type(target), "replace", failing)
-    with pytest.raises(OSError, match="No space left"):
+    advice = r"mask .* written to .*masks.*\.png: .*No space left.*resume=True"
+    with pytest.raises(TrainingError, match=advice):
         predict_folder(Model(), root, target, batch_size=1, progress=False)
+    with pytest.raises(TrainingError, match=r"No space left.*again with overwrite=True"):
+        predict_folder(Model(), root, target, batch_size=1, progress=False, overwrite=True)
     monkeypatch.undo()
     there = files_below(target)
     assert len(there) == 3  # and nothing half-written

@@ -147,6 +147,15 @@ def test_postprocessing_changes_the_mask_alone():
     for wrong in (lambda given: given[..., 0], lambda given: given * 0.5):
         with pytest.raises(TrainingError, match="postprocess must give a mask of the shape"):
             predict(model, image, postprocess=wrong)
+    for wrong, values in ((300, "0 to 300"), (-1, "-1 to 0")):
+
+        def outside(given, value=wrong):
+            return np.pad(np.full((1, 1, 1), value), [(0, side - 1) for side in given.shape])
+
+        with pytest.raises(TrainingError, match=f"fit into uint8, got {values}"):
+            predict(model, image, postprocess=outside)
+    ignored = predict(model, image, postprocess=lambda given: np.full(given.shape, 255))
+    assert (ignored == 255).all()
 
 
 def test_options_have_one_list():
@@ -196,6 +205,37 @@ def test_an_image_that_the_model_refuses_leaves_the_others(tmp_path):
         predict_folder(
             Picky(), tmp_path, tmp_path / "2", on_error="raise", batch_size=3, progress=False
         )
+
+
+class Overflowing(Model):
+    """As float16 does: one pixel of an image that is bright on average is not a number."""
+
+    def forward(self, image):
+        logits = super().forward(image).clone()
+        for one, bright in zip(logits, image.mean((1, 2, 3)) > 0, strict=True):
+            if bright:
+                one[-1, 5, 7] = torch.nan
+        return logits
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("options", [{}, {"window": 32}, {"flips": "both"}])
+def test_no_mask_is_made_of_what_is_not_a_number(mode, options, tmp_path):
+    from transferseg.training import predict_folder
+
+    model = Overflowing(classes=1 if mode == "binary" else 3, mode=mode)
+    images = [np.full(A, value, np.uint8) for value in (0, 255, 0)]
+    for function in (predict, predict_probabilities):
+        found = function(model, iter(images), **options)
+        assert next(found).shape[:2] == A
+        with pytest.raises(TrainingError, match=r"image 1 .*not numbers \(NaN\).*precision='bf16'"):
+            next(found)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    with pytest.warns(UserWarning, match="1 of 3 images have no mask: 1;"):
+        report = predict_folder(model, tmp_path, tmp_path / "masks", progress=False, **options)
+    assert report.written == ("0", "2")
+    assert "NaN" in report.failed["1"]
 
 
 class Classifier(Model):

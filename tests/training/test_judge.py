@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,6 +143,23 @@ def test_every_score_of_real_images_is_known_and_no_other(case):
             check_score(make_judge(counts, name, None, bce, True), model, target)
     assert list(flat_numbers(counts.scores())) == scores  # it keeps what it had counted
     check_score(make_judge(counts, "loss_bce", None, TermsLoss(), True), model, target)
+
+
+class OfTensors(Accuracy):
+    """Scores as torchmetrics and NumPy have them."""
+
+    def scores(self):
+        value = self.right / self.all
+        return {"tensor": value, "classes": {"lesion": np.float32(value), "all": value[None]}}
+
+
+def test_scores_that_are_numbers_of_numpy_and_torch(tmp_path):
+    judged = {"metrics": OfTensors(), "score": "classes_lesion", "accelerator": accelerator()}
+    options = {"loss": bce, "epochs": 1, "folder": tmp_path, "progress": False}
+    (row,) = train(net(), loader(4), loader(4), **judged, **options).rows
+    assert type(row["validation_tensor"]) is type(row["validation_classes_lesion"]) is float
+    assert row["score"] == row["validation_tensor"] == row["validation_classes_lesion"]
+    assert "validation_classes_all" not in row  # no number
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import math
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from transferseg.errors import TrainingError
 from transferseg.training import (
@@ -115,6 +117,19 @@ def test_what_json_and_lines_do_not_know(tmp_path):
     log = CSVLogger(tmp_path / "log.csv", prepared())
     log.write(row)
     assert log.rows() == [{"step": "1", "loss": "", "norm": "", "text": "two lines three"}]
+
+
+@LOGGERS
+def test_numbers_of_numpy_and_torch_are_numbers(logger, tmp_path):
+    log = logger(tmp_path / "log", prepared())
+    row = {"step": np.int64(1), "loss": torch.tensor(0.25), "epoch": np.array(2, np.uint8)}
+    log.write({**row, "note": np.str_("a"), "dice": np.float32("nan"), "iou": torch.tensor(0.5)})
+    text = (tmp_path / "log").read_text()
+    if logger is CSVLogger:
+        assert text == "step,loss,epoch,note,dice,iou\n1,0.25,2,a,,0.5\n"
+    else:
+        wanted = {"step": 1, "loss": 0.25, "epoch": 2, "note": "a", "dice": None, "iou": 0.5}
+        assert text == f"{json.dumps(wanted)}\n"
 
 
 class Full(io.FileIO):

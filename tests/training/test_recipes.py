@@ -77,7 +77,7 @@ def test_a_recipe_is_read_the_same_anywhere(name):
 
 OTHER = {
     "warmup_steps": 7, "crop": 96, "precision": "no", "score": "loss", "patience": 3,
-    "scale": (0.25, 0.5), "betas": (0.8, 0.9), "largest_share": 0.5,
+    "scale": (0.25, 0.5), "betas": (0.8, 0.9), "largest_share": 0.5, "ema_decay": 0.5,
 }  # fmt: skip
 
 
@@ -346,6 +346,10 @@ def test_what_cannot_be_is_refused():
         ({"steps": 5}, "one of epochs and steps, got epochs=50, steps=5"),
         ({"epochs": None}, "one of epochs and steps"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
+        ({"batch_size": 2.5}, r"batch_size must be .* got 2\.5"),
+        ({"patience": 0}, "patience must be 1 or more"),
+        ({"clip_norm": 0.0}, "clip_norm must be above 0"),
+        ({"ema_decay": 1.0}, "ema_decay must be 0 or more and below 1"),
         ({"precision": "bf15"}, "unknown precision 'bf15'.*'bf16'"),
     ):
         with pytest.raises(TrainingError, match=match):

@@ -117,6 +117,8 @@ def test_compiled_with_the_options_of_torch_compile(clocked, monkeypatch):
         ({"size": 2.5}, "size must be"),
         ({"batch_size": 0}, "batch_size"),
         ({"repeats": 0}, "repeats"),
+        ({"repeats": True}, "repeats"),
+        ({"channels": 0}, "channels is a whole number from 1, got 0"),
         ({"warmup": -1}, "warmup"),
         ({"precision": "int8"}, "unknown precision"),
     ],

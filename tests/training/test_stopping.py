@@ -51,7 +51,18 @@ def test_without_patience_it_never_stops():
     assert stopping.best is None
 
 
-@pytest.mark.parametrize("options", [{"patience": 0}, {"minimum_delta": -1.0}, {"mode": "maximum"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patience": 0},
+        {"patience": 1.5},
+        {"patience": math.nan},
+        {"patience": True},
+        {"minimum_delta": -1.0},
+        {"minimum_delta": math.nan},
+        {"mode": "maximum"},
+    ],
+)
 def test_errors(options):
     with pytest.raises(TrainingError, match=next(iter(options))):
         EarlyStopping(**options)

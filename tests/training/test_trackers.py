@@ -6,7 +6,9 @@ import importlib.util
 import json
 import math
 
+import numpy as np
 import pytest
+import torch
 from accelerate.tracking import GeneralTracker
 
 from transferseg.errors import TrainingError
@@ -43,6 +45,10 @@ def test_numbers_go_to_the_trackers():
     state.step = 7
     log_to_trackers(state, {"loss": 0.25})
     assert tracker.rows == [(4, {"loss": 0.5, "epoch": 2}), (7, {"loss": 0.25})]
+    tracker.rows.clear()
+    log_to_trackers(state, {"step": np.int64(9), "loss": torch.tensor(0.5), "iou": np.float32(0.5)})
+    assert tracker.rows == [(9, {"loss": 0.5, "iou": 0.5})]
+    assert {type(value) for value in tracker.rows[0][1].values()} == {float}
 
 
 def run(shared=None, **options):
@@ -67,6 +73,23 @@ def test_train_logs_every_nth_update_and_every_epoch(tmp_path):
     ]  # fmt: skip
     assert {k: v for k, v in rows[1].items() if k != "event"} == history.rows[0]
     assert {"bce", "square", "images_per_second", "data_seconds"} <= set(rows[0])
+
+
+def test_a_full_disk_stops_the_training_with_what_to_do(tmp_path, monkeypatch):
+    from transferseg.training import logs
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logs.JSONLLogger, "_line", full)
+        with pytest.raises(TrainingError, match=r"the log could not .*log\.jsonl: .*resume=True"):
+            run(folder=tmp_path, log_every=7)
+    run(folder=tmp_path, log_every=7, resume=True)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["event"], row["step"]) for row in rows] == [
+        ("epoch", 5), ("step", 7), ("epoch", 10),
+    ]  # fmt: skip
 
 
 def test_trackers_alone_get_the_epochs():

@@ -161,6 +161,7 @@ def test_windows_are_those_of_the_resized_image():
         ({"window": (32,)}, "window must be a whole number from 1"),
         ({"overlap": 1.0}, "overlap must lie in"),
         ({"overlap": float("nan")}, "overlap must lie in"),
+        ({"overlap": "half"}, "overlap must lie in"),
         ({"blend": "gausian"}, "Did you mean 'gaussian'"),
         ({"batch_size": 0}, "batch_size"),
         ({"flips": "horizontl"}, "Did you mean 'horizontal'"),

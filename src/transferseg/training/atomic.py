@@ -23,13 +23,18 @@ def former_path(path: Path) -> Path:
     return path.parent / f".{path.name}.former"
 
 
+#: What a training does next when something of it could not be written.
+_SAVE_AGAIN = "save again, or run the training again with resume=True"
+
+
 @contextmanager
-def writing(what: str, path: Path) -> Iterator[None]:
+def writing(what: str, path: Path, *, then: str = _SAVE_AGAIN) -> Iterator[None]:
     """Tell a disk that is full and a place that is read-only as an error that says what to do.
 
     Args:
         what: is written, as the message says it.
         path: where.
+        then: what to do once there is room.
 
     Raises:
         TrainingError: the system, torch or safetensors could not write.
@@ -48,8 +53,7 @@ def writing(what: str, path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's writers know no OSError
         raise TrainingError(
             f"{what} could not be written to {path}: {error} ({_free(path)} free there). What was "
-            "there before is as it was. Free space, or make the place writable; then save again, "
-            "or run the training again with resume=True."
+            f"there before is as it was. Free space, or make the place writable; then {then}."
         ) from error
 
 

@@ -130,3 +130,14 @@ def event_row(event: StepEvent | EpochEvent) -> dict[str, Any]:
     if isinstance(event, EpochEvent):
         row |= {"samples_seen": event.samples_seen, "skipped": event.skipped}
     return row
+
+
+def plain_number(value: Any) -> Any:  # noqa: ANN401 - a cell of a row
+    """Python's own number of one of NumPy's or of a tensor without dimensions; others as they are.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_number(np.float32(0.5)), plain_number("text")
+        (0.5, 'text')
+    """
+    return value.item() if getattr(value, "ndim", None) == 0 else value

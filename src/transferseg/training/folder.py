@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from transferseg.errors import DataError, TrainingError, TransfersegError, some, unknown_name
 from transferseg.spec import ModelSpec
-from transferseg.training.atomic import write_bytes
+from transferseg.training.atomic import write_bytes, writing
 from transferseg.training.inference import Inference, PredictOptions
 from transferseg.training.predict import Postprocess, mask_of
 from transferseg.training.views import Viewer
@@ -108,8 +108,9 @@ def predict_folder(
         What was written, skipped and failed.
 
     Raises:
-        TrainingError: the target would overwrite an image, or files are there and neither `resume`
-            nor `overwrite` is given; an unknown option; a model without a spec.
+        TrainingError: the target would overwrite an image or is no folder, or files are there and
+            neither `resume` nor `overwrite` is given; a file that cannot be written (a full disk);
+            an unknown option; a model without a spec.
         DataError: no such folder, no image in it, two images of one name; with `on_error="raise"`
             the first image that cannot be predicted.
 
@@ -136,13 +137,16 @@ def predict_folder(
     skipped = tuple(name for name in images if resume and layout.is_done(name))
     done = set(skipped)
     wanted = {name: path for name, path in images.items() if name not in done}
+    again = f"predict the folder again with {'overwrite' if overwrite else 'resume'}=True"
     written: list[str] = []
     failed: dict[str, str] = {}
     outcomes = viewer.outcomes(wanted.values())
     with tqdm(total=len(wanted), desc="predict", unit="image", disable=not progress) as bar:
         for (name, path), outcome in zip(wanted.items(), outcomes, strict=True):
             if not isinstance(outcome, TransfersegError):
-                layout.write(name, path, decided(outcome))
+                mask = decided(outcome)
+                with writing("the mask or its picture", layout.masks(name)[0], then=again):
+                    layout.write(name, path, mask)
                 written.append(name)
             elif on_error == "raise":
                 named = str(path) in str(outcome)
@@ -151,9 +155,11 @@ def predict_folder(
                 failed[name] = str(outcome)
             bar.update()
     if failed:
+        former = [name for name in failed if layout.masks(name)[0].exists()]
+        kept = f" Masks of a former run are still there: {some(former)}." if former else ""
         warnings.warn(
-            f"{len(failed)} of {len(wanted)} images have no mask: {some(failed)}; the report's "
-            "`failed` says why.",
+            f"{len(failed)} of {len(wanted)} images have no {'new ' if former else ''}mask: "
+            f"{some(failed)}; the report's `failed` says why.{kept}",
             stacklevel=2,
         )
     return FolderReport(layout.target, tuple(written), skipped, failed)
@@ -248,9 +254,15 @@ def _split(source: Path) -> tuple[Path, str]:
 def _check_files(
     layout: _Layout, images: Mapping[str, Path], *, resume: bool, overwrite: bool
 ) -> None:
-    """Refuse what would overwrite an image, or anything else unless told to."""
+    """Refuse what is no folder or would overwrite an image, or anything else unless told to."""
     if resume and overwrite:
         raise TrainingError("resume=True keeps the files that are there; leave out overwrite=True.")
+    for folder in filter(None, (layout.target, layout.overlays)):
+        nearest = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        if nearest is not None and not nearest.is_dir():
+            raise TrainingError(
+                f"{nearest} is a file, and {folder} is to be a folder; take another."
+            )
     files = [file for name in images for file in layout.files(name)]
     inputs = {path.resolve() for path in images.values()}
     lost = [str(file) for file in files if file.resolve() in inputs]

@@ -75,7 +75,7 @@ class Inference:
     def __post_init__(self) -> None:
         check_pair("size", self.size)
         check_pair("window", self.window)
-        if not 0 <= self.overlap < 1:
+        if not (isinstance(self.overlap, int | float) and 0 <= self.overlap < 1):
             raise DataError(f"overlap must lie in 0..1, 1 excluded, got {self.overlap!r}.")
         if self.blend not in get_args(Blend):
             raise DataError(unknown_name("blend", str(self.blend), get_args(Blend)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transferseg.errors import TrainingError, some, unknown_name
 from transferseg.spec import ModelSpec
 from transferseg.training.evaluate import MeanLoss, Metric
+from transferseg.training.events import plain_number
 from transferseg.training.targets import Loss
 from transferseg.types import Target
 
@@ -210,7 +211,7 @@ def flat_numbers(scores: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN4
     if not isinstance(scores, Mapping):
         return {}
     flat: dict[str, Any] = {}
-    for name, value in scores.items():
+    for name, value in ((name, plain_number(value)) for name, value in scores.items()):
         if isinstance(value, Mapping):
             flat.update(flat_numbers(value, f"{prefix}{name}_"))
         elif value is None or isinstance(value, int | float):  # None: undefined, as JSON says it

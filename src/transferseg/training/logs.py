@@ -15,6 +15,7 @@ from typing import Any
 
 from transferseg.errors import TrainingError
 from transferseg.training.atomic import write_text
+from transferseg.training.events import plain_number
 from transferseg.training.state import TrainState
 
 
@@ -39,7 +40,7 @@ class _FileLogger(ABC):
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row of numbers and text.
+        """Append a row of numbers and text; numbers of NumPy and torch (0-d) are numbers too.
 
         Raises:
             OSError: it could not be written; the file holds the rows before it, whole.
@@ -47,7 +48,7 @@ class _FileLogger(ABC):
         if not self._writes:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        values = {name: _plain(value) for name, value in row.items()}
+        values = {name: _told(plain_number(value)) for name, value in row.items()}
         text = self._line(values).encode("utf-8")
         before = self.path.stat().st_size if self.path.exists() else 0
         try:
@@ -201,7 +202,7 @@ def _is_done(row: Mapping[str, Any], state: TrainState) -> bool:
     return step is None or int(step) <= state.step
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell of a row
+def _told(value: Any) -> Any:  # noqa: ANN401 - a cell of a row
     """A value as JSON knows it, on one line."""
     if isinstance(value, str):
         return " ".join(value.splitlines())

@@ -114,8 +114,9 @@ def predict(
     Raises:
         DataError: an image that cannot be read or is none of these, an option out of its range, a
             class with a side and no counterpart under a left-right flip.
-        TrainingError: a model without a spec, an unknown option, a `postprocess` that gives no
-            mask of the same shape.
+        TrainingError: a model without a spec, or one that gives NaN, as float16 may where it
+            overflows; an unknown option, a `postprocess` that gives no mask of the same shape or
+            values that its dtype does not hold.
 
     Example:
         >>> from transferseg.spec import InputSpec
@@ -212,6 +213,11 @@ def mask_of(seen: Seen, *, spec: ModelSpec, postprocess: Postprocess | None = No
         raise TrainingError(
             f"postprocess must give a mask of the shape {mask.shape} in whole numbers or bool, got "
             f"{describe(changed)}."
+        )
+    if changed.min() < 0 or changed.max() > np.iinfo(mask.dtype).max:
+        raise TrainingError(
+            f"postprocess must give values that fit into {mask.dtype}, got {changed.min()} to "
+            f"{changed.max()}."
         )
     return cast("Mask", changed.astype(mask.dtype, copy=False))
 

@@ -97,10 +97,18 @@ class Recipe:
                 f"{self.name}: give one of epochs and steps, got epochs={self.epochs}, "
                 f"steps={self.steps}; replace(epochs=..., steps=None) changes which one counts."
             )
-        for name in ("batch_size", "epochs", "steps"):
+        for name in ("batch_size", "epochs", "steps", "patience"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise TrainingError(f"{self.name}: {name} must be 1 or more, got {value}.")
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise TrainingError(
+                    f"{self.name}: {name} must be 1 or more, a whole number, got {value!r}."
+                )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise TrainingError(f"{self.name}: clip_norm must be above 0, got {self.clip_norm}.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise TrainingError(
+                f"{self.name}: ema_decay must be 0 or more and below 1, got {self.ema_decay}."
+            )
         target_size(self.size)
         if self.precision not in PRECISIONS:
             raise TrainingError(unknown_name("precision", self.precision, PRECISIONS))

@@ -148,11 +148,11 @@ def measure_speed(
     check_precision(precision)
     check_pair("size", size)
     sides = both_sides(size) or (0, 0)
-    least = {"warmup": 0 if compile is False else 1}
-    for name, given in (("batch_size", batch_size), ("warmup", warmup), ("repeats", repeats)):
-        if not isinstance(given, int) or given < least.get(name, 1):
-            raise DataError(f"{name} is a whole number from {least.get(name, 1)}, got {given!r}.")
     channels = _channels(model) if channels is None else channels
+    _check_numbers(
+        {"batch_size": batch_size, "channels": channels, "warmup": warmup, "repeats": repeats},
+        least={"warmup": 0 if compile is False else 1},
+    )
     if device is not None:
         model.to(device)
     # Not from torch's own generator: measuring in the middle of training changes nothing in it.
@@ -179,6 +179,14 @@ def measure_speed(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         **_circumstances(images.device),
     )
+
+
+def _check_numbers(given: Mapping[str, object], *, least: Mapping[str, int]) -> None:
+    """Refuse what is no whole number from 1, or from another least."""
+    for name, number in given.items():
+        first = least.get(name, 1)
+        if not isinstance(number, int) or isinstance(number, bool) or number < first:
+            raise DataError(f"{name} is a whole number from {first}, got {number!r}.")
 
 
 @torch.inference_mode()

@@ -26,7 +26,8 @@ class EarlyStopping:
         count: updates so far.
 
     Raises:
-        TrainingError: a patience below 1, a negative delta, an unknown mode.
+        TrainingError: a patience that is no whole number from 1, a delta that is none from 0, an
+            unknown mode.
 
     Example:
         >>> stopping = EarlyStopping(patience=2)
@@ -46,9 +47,12 @@ class EarlyStopping:
     _reference_count: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise TrainingError(f"patience must be 1 or more, or None, got {self.patience}.")
-        if self.minimum_delta < 0:
+        whole = isinstance(self.patience, int) and not isinstance(self.patience, bool)
+        if self.patience is not None and not (whole and self.patience >= 1):
+            raise TrainingError(
+                f"patience must be 1 or more, a whole number, or None, got {self.patience}."
+            )
+        if not self.minimum_delta >= 0:  # written so that NaN fails too
             raise TrainingError(f"minimum_delta must be 0 or more, got {self.minimum_delta}.")
         if self.mode not in ("max", "min"):
             raise TrainingError(unknown_name("mode", self.mode, ("max", "min")))

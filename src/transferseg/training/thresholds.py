@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from transferseg.errors import DataError, describe
+from transferseg.errors import DataError, describe, some
 from transferseg.metrics.overlap import EmptyScore, Scheme
 from transferseg.metrics.sweep import THRESHOLDS, ThresholdCounts
 from transferseg.spec import ModelSpec
@@ -136,7 +136,7 @@ def choose_threshold(
     )
     if isinstance(model, ModelSpec):
         for number, pair in enumerate(cast("Iterable[Pair]", data)):
-            counts.update(*_tensors(pair, spec, number))
+            counts.update(*_tensors(pair, spec, number, ignore_index))
     else:
         evaluate(model, cast("Loader", data), metrics=counts, progress=progress)
     scores = counts.scores(scheme, classes=classes, empty=empty)
@@ -145,12 +145,14 @@ def choose_threshold(
     return ThresholdChoice(best, curve[best], score, scheme, len(counts.rows), curve)
 
 
-def _tensors(pair: Pair, spec: ModelSpec, number: int) -> tuple[Tensor, Tensor]:
+def _tensors(
+    pair: Pair, spec: ModelSpec, number: int, ignore_index: int | None
+) -> tuple[Tensor, Tensor]:
     """Logits and target of one image, both (1, K, H, W)."""
     chances, mask = (np.asarray(part) for part in pair)
     shape = "(H, W)" if spec.mode == "binary" else f"(H, W, {len(spec.classes)})"
     fits = chances.ndim == 2 if spec.mode == "binary" else chances.shape[2:] == (len(spec.classes),)
-    if not fits or chances.shape != mask.shape or chances.dtype.kind != "f":
+    if not fits or chances.size == 0 or chances.shape != mask.shape or chances.dtype.kind != "f":
         raise DataError(
             f"pair {number} (counted from 0): expected probabilities {shape} and a mask of the "
             f"same shape, got {describe(chances)} and {describe(mask)}."
@@ -159,6 +161,13 @@ def _tensors(pair: Pair, spec: ModelSpec, number: int) -> tuple[Tensor, Tensor]:
         raise DataError(
             f"pair {number} (counted from 0): probabilities must lie within 0..1, got "
             f"{chances.min():g}..{chances.max():g}."
+        )
+    known = [0, 1] if ignore_index is None else [0, 1, ignore_index]
+    other = mask[~np.isin(mask, known)]
+    if other.size:
+        raise DataError(
+            f"pair {number} (counted from 0): a mask must hold {some(map(str, known))} alone, got "
+            f"{other[0]:g}."
         )
     planes = (torch.from_numpy(np.atleast_3d(part).transpose(2, 0, 1)) for part in (chances, mask))
     values, target = (plane[None] for plane in planes)

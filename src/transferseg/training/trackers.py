@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from transferseg.errors import TrainingError
-from transferseg.training.events import StepEvent, event_row
+from transferseg.training.atomic import writing
+from transferseg.training.events import StepEvent, event_row, plain_number
 from transferseg.training.logs import JSONLLogger
 from transferseg.training.state import TrainState
 
@@ -42,12 +43,14 @@ def log_to_trackers(state: TrainState, row: Mapping[str, Any]) -> None:
     """
     if not state.accelerator.trackers:
         return
+    plain = {name: plain_number(value) for name, value in row.items()}
+    step = plain.pop("step", state.step)
     values = {
         name: value
-        for name, value in row.items()
-        if name != "step" and isinstance(value, int | float) and math.isfinite(value)
+        for name, value in plain.items()
+        if isinstance(value, int | float) and math.isfinite(value)
     }
-    state.accelerator.log(values, step=row.get("step", state.step))
+    state.accelerator.log(values, step=step)
 
 
 class RunLog:
@@ -91,5 +94,6 @@ class RunLog:
 
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(row)
+            with writing("the log", self._file.path):
+                self._file.write(row)
         log_to_trackers(self._state, row)

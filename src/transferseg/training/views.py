@@ -196,9 +196,16 @@ class Viewer:
         if isinstance(views, TransfersegError):
             return views
         try:
-            return self._mean(views, own)
+            seen = self._mean(views, own)
         except WRONG_IMAGE as error:
             return error
+        if seen.values.amin().isnan():  # the least of numbers with NaN among them is NaN
+            return TrainingError(
+                "the model gives values that are not numbers (NaN), of which no mask can be made; "
+                "where it computes in float16, which ends at 65504, give precision='bf16' or "
+                "'fp32', else look at its weights."
+            )
+        return seen
 
     @torch.inference_mode()
     def _mean(self, views: Iterable[Tensor], own: tuple[int, int]) -> Seen:
