@@ -82,6 +82,7 @@ def test_every_way_of_cutting_gives_the_same(monkeypatch, mode, size):
     options = {"mode": mode, "label_smoothing": 0.1}
     whole = both(logits, target, **options)[0]
     monkeypatch.setattr(blocks, "ON_CPU", size)
+    monkeypatch.setattr(blocks, "WHOLE_ON_CPU", size)
     ours, theirs = both(logits, target, **options)
     torch.testing.assert_close(ours, whole)
     torch.testing.assert_close(ours, theirs)
@@ -91,6 +92,7 @@ def test_every_way_of_cutting_gives_the_same(monkeypatch, mode, size):
 @pytest.mark.parametrize("whole_classes", [True, False])
 def test_blocks_cover_every_value_once(monkeypatch, shape, size, whole_classes):
     monkeypatch.setattr(blocks, "ON_CPU", size)
+    monkeypatch.setattr(blocks, "WHOLE_ON_CPU", size)
     values = torch.rand(shape)
     seen = blocks.written_by_blocks(
         lambda part, out: torch.add(values[part], 1, out=out), values, whole_classes=whole_classes

@@ -52,10 +52,25 @@ def _smoothed(y: Tensor, counted: Tensor | None, label_smoothing: float) -> Tens
 
 def _probability(x: Tensor) -> tuple[Tensor, Tensor]:
     """sigmoid(x) and log(1 + exp(-|x|)) with one exponential: for the compiler, as one loop."""
-    # Not exp, of which Inductor would keep a tensor, since it is used twice; nor log1p, which is
-    # slow: the rounding of 1 + small shows as in `_log_of_products`.
+    # not exp, of which Inductor would keep a tensor, since it is used twice
     small = (x.abs() * -_LOG2_E).exp2()
-    return torch.where(x >= 0, 1.0, small) / (1 + small), (1 + small).log()
+    return torch.where(x >= 0, 1.0, small) / (1 + small), _log1p(small)
+
+
+def _log1p(small: Tensor) -> Tensor:
+    """log(1 + small), of values from 0 to 1.
+
+    As 2 artanh(small / (2 + small)), of whose series seven terms suffice in float32; a logarithm
+    takes a compiled loop as long as all else in it.
+    """
+    if small.dtype == torch.float64:
+        return small.log1p()
+    ratio = small / (2 + small)
+    square = ratio * ratio
+    series = square * (2 / 13) + 2 / 11
+    for odd in (9, 7, 5, 3, 1):
+        series = series * square + 2 / odd
+    return series * ratio
 
 
 def traced_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted) -> Tensor:
@@ -87,13 +102,13 @@ def _log_of_products(s: Tensor) -> Tensor:
     Logarithms of products of eight, since a logarithm is slow. In float32 the rounding of s shows:
     6e-8 a pixel in the value of the cross-entropy, nothing in its gradient.
     """
-    rest = s.new_zeros(s.shape[:-1])
+    odd = []
     for _ in range(3):
         half = s.shape[-1] // 2
         if s.shape[-1] % 2:
-            rest += s[..., -1].log()
+            odd.append(s[..., -1].log())
         s = torch.mul(s[..., :half], s[..., half : 2 * half], out=s[..., :half])
-    return s.log_().sum(-1) + rest
+    return sum(odd, s.log_().sum(-1))
 
 
 def _sum_of_squares(x: Tensor, spare: Tensor) -> Tensor:

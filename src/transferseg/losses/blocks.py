@@ -11,9 +11,12 @@ from torch import Tensor
 
 #: A part of a (B, K, N) tensor.
 Block: TypeAlias = tuple[slice, slice, slice]
-#: Values in a block: on the CPU a few such tensors fit the cache, and an operation is long beside
-#: the meeting of torch's threads after it.
-ON_CPU, ELSEWHERE = 1 << 18, 1 << 22
+#: Values in a block on the CPU. Where all operations write over the same memory (`Room`), so many
+#: that each is long beside the meeting of torch's threads after it; a few such tensors fit the last
+#: cache of a server. Where each gets new memory (whole classes), so few that it is soon had.
+ON_CPU, WHOLE_ON_CPU = 1 << 21, 1 << 18
+#: Values in a block on other devices.
+ELSEWHERE = 1 << 22
 #: Bytes from which NumPy asks for huge pages.
 _LARGE = 1 << 22
 
@@ -32,7 +35,8 @@ def blocks_of(tensor: Tensor, *, whole_classes: bool) -> list[Block]:
     images, classes, pixels = tensor.shape
     if not tensor.numel():
         return [(slice(0, images), slice(0, classes), slice(0, pixels))]
-    size = ON_CPU if tensor.device.type == "cpu" else ELSEWHERE
+    on_cpu = WHOLE_ON_CPU if whole_classes else ON_CPU
+    size = on_cpu if tensor.device.type == "cpu" else ELSEWHERE
     most = max(1, size // classes if whole_classes else size)
     step_n = -(-pixels // -(-pixels // most))  # as many blocks as must be, of one size
     step_k = classes
@@ -97,22 +101,25 @@ def written_by_blocks(
         tensor([[[1., 2., 3.],
                  [4., 5., 6.]]])
     """
-    out = _unwritten(tensor)
+    if tensor.is_contiguous():
+        out = _memory(tensor.numel(), tensor).view(tensor.shape)
+    else:
+        out = torch.empty_like(tensor)
     for part in blocks_of(tensor, whole_classes=whole_classes):
         work(part, out[part])
     return out
 
 
-def _unwritten(like: Tensor) -> Tensor:
-    """`torch.empty_like`, of huge pages where it is large and the system has them.
+def _memory(values: int, like: Tensor) -> Tensor:
+    """So many values of a tensor's dtype, on its device; on huge pages where the system has them.
 
     To fill pages of 4 KiB costs as much as the arithmetic. NumPy asks for huge ones, torch does not
     by itself.
     """
-    if like.device.type != "cpu" or like.nbytes < _LARGE or not like.is_contiguous():
-        return torch.empty_like(like)
-    memory = torch.from_numpy(np.empty(like.nbytes, np.uint8))
-    return memory.view(like.dtype).view(like.shape)
+    size = values * like.element_size()
+    if like.device.type != "cpu" or size < _LARGE:
+        return torch.empty(values, dtype=like.dtype, device=like.device)
+    return torch.from_numpy(np.empty(size, np.uint8)).view(like.dtype)
 
 
 class Room:
@@ -132,7 +139,7 @@ class Room:
         """
         kept = self._kept.get(name)
         if kept is None or kept.numel() < block.numel():
-            kept = self._kept[name] = torch.empty(
-                block.numel(), dtype=block.dtype, device=block.device
-            )
-        return kept[: block.numel()].view(block.shape)
+            kept = self._kept[name] = _memory(block.numel(), block).view(block.shape)
+        if kept.shape == block.shape:
+            return kept
+        return kept.view(-1)[: block.numel()].view(block.shape)
