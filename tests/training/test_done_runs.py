@@ -79,7 +79,7 @@ def test_cut_at_every_save_it_is_the_same_run(tmp_path, every, options, monkeypa
             except Stop:
                 assert len(made) <= 2 * every
         executed.append(len(made))
-    assert len(executed) == 24 // every + 2  # as many as there are saves: of updates and of two epochs
+    assert len(executed) == 24 // every + 2  # as many as saves, of updates and epochs
     assert sum(executed) == 24 + (24 - every)  # all but those before the first save came twice
     assert timeless(history) == timeless(expected)
     assert same(weights(straight), weights(model))

@@ -86,7 +86,8 @@ def train_rotating(
     Files, trackers, stopping and resuming are those of `train`. With `save_every` the folder also
     holds `runs/` while it trains: the model as it was scored after each run of an epoch but the
     last. Resumed in the middle of an epoch, it counts the images again that the runs before have
-    held out, and repeats none of their updates. In the saved state, and in the updates that are logged, `epoch` counts runs.
+    held out, and repeats none of their updates. In the saved state, and in the updates that are
+    logged, `epoch` counts runs.
 
     Args:
         model: see `train`.
