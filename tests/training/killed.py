@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, _utils
 
 import transferseg as ts
-from tests.training.tiny import Accuracy, TermsLoss, accelerator, darker, net, prepared
+from tests.training.tiny import Accuracy, TermsLoss, accelerator, darker, net, prepared, rotate
 from transferseg.errors import TrainingError
 from transferseg.training import TrainState, adamw, cosine, fit, plateau, save_every
 from transferseg.training.atomic import recovered
@@ -127,6 +127,14 @@ def by_train(folder: Path, optimizer: Callable[..., Any]) -> None:
     )
 
 
+def by_rotation(folder: Path, optimizer: Callable[..., Any]) -> None:
+    """`train_rotating` over three epochs of three runs of four updates, with averaged weights."""
+    rotate(
+        net(), epochs=3, optimizer=optimizer, ema_decay=0.5, folder=folder, save_every=EVERY,
+        resume=True,
+    )  # fmt: skip
+
+
 def attempt(work: Callable[..., Any], folder: Path, kill: tuple[str, int, str] | None) -> dict:
     """One process: what it had, what it executed, how it ended, what it left."""
     begun = saved_step(folder)
@@ -224,6 +232,8 @@ def main(folder: Path) -> None:
         "killed loop": chain(in_a_loop, folder / "loop", loop_kills()),
         "straight train": chain(by_train, folder / "straight-train", []),
         "killed train": chain(by_train, folder / "train", train_kills()),
+        "straight rotating": chain(by_rotation, folder / "straight-rotating", []),
+        "killed rotating": chain(by_rotation, folder / "rotating", rotation_kills()),
     }
     (folder / "failing").mkdir()
     forked(partial(failing, folder / "failing"), folder / "failing.json")
@@ -251,3 +261,9 @@ def train_kills() -> list[tuple[str, int, str]]:
         ("update", 1, ""),
         ("change", 55, "last"),
     ]
+
+
+def rotation_kills() -> list[tuple[str, int, str]]:
+    """The weights of a run while they are written, saves within runs, and some updates."""
+    runs = [("change", count, "runs") for count in (1, 3, 5)]
+    return [("update", 3, ""), *runs, ("update", 4, ""), ("file", 3, ".last."), ("update", 5, "")]

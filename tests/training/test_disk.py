@@ -15,7 +15,7 @@ from transferseg.training import TrainState, save_every
 from .conftest import _forget
 from .resuming import everything, prepare, run, same
 from .test_train import run as train
-from .tiny import Stop, loader, net, timeless, weights
+from .tiny import Stop, loader, net, rotate, timeless, weights
 
 
 def files(folder):
@@ -143,14 +143,23 @@ def test_a_history_that_a_kill_has_left_behind_is_written_anew(tmp_path, monkeyp
     assert names(tmp_path / "b") == ["best", "history.csv", "last"]
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1.5])
-def test_a_number_of_updates_is_a_number(tmp_path, steps):
-    with pytest.raises(TrainingError, match="steps must be a whole number of updates from 1"):
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (0, "1 or more, got 0"),
+        (-1, "1 or more, got -1"),
+        (1.5, r"a whole number, got 1\.5"),
+        (True, "a whole number, got True"),
+    ],
+)
+def test_a_number_of_updates_is_a_number(tmp_path, steps, said):
+    with pytest.raises(TrainingError, match=f"^steps must be {said}"):
         save_every(iter([]), prepare(), tmp_path, steps=steps)
-    with pytest.raises(TrainingError, match="save_every must be a whole number"):
+    with pytest.raises(TrainingError, match=f"^save_every must be {said}"):
         train(net(), folder=tmp_path, save_every=steps)
 
 
 def test_saving_every_so_often_needs_a_folder():
-    with pytest.raises(TrainingError, match="save_every needs a place"):
-        train(net(), save_every=2)
+    for training in (train, rotate):
+        with pytest.raises(TrainingError, match="save_every needs a place"):
+            training(net(), save_every=2)

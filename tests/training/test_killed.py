@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.forked import together
 
-from .killed import EVERY, loop_kills, main, train_kills
+from .killed import EVERY, loop_kills, main, rotation_kills, train_kills
 from .tiny import TIMES
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="attempts are forks of a process")
@@ -26,7 +26,10 @@ def trained(tmp_path_factory):
     return folder, json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize(("name", "kills"), [("loop", loop_kills()), ("train", train_kills())])
+@pytest.mark.parametrize(
+    ("name", "kills"),
+    [("loop", loop_kills()), ("train", train_kills()), ("rotating", rotation_kills())],
+)
 def test_no_kill_costs_more_updates_than_there_are_between_two_saves(trained, name, kills):
     _, found = trained
     straight, attempts = found[f"straight {name}"], found[f"killed {name}"]
@@ -40,14 +43,15 @@ def test_no_kill_costs_more_updates_than_there_are_between_two_saves(trained, na
     assert sum(one["executed"] for one in attempts) == straight[0]["executed"] + sum(repeated)
 
 
-@pytest.mark.parametrize("name", ["loop", "train", "failing"])
+@pytest.mark.parametrize("name", ["loop", "train", "rotating", "failing"])
 def test_the_end_is_the_end_of_a_run_that_was_never_killed(trained, name):
     folder, _ = trained
-    straight = folder / f"straight-{'train' if name == 'train' else 'loop'}" / "run"
+    straight = folder / f"straight-{'loop' if name == 'failing' else name}" / "run"
     killed = folder / name / "run"
     names = sorted(path.name for path in straight.iterdir())
     assert sorted(path.name for path in killed.iterdir()) == names  # nothing is left half done
-    assert names == (["best", "history.csv", "last"] if name == "train" else ["last"])
+    kept = name in ("train", "rotating")
+    assert names == (["best", "history.csv", "last"] if kept else ["last"])
     for model in straight.glob("*/model.safetensors"):
         other = killed / model.relative_to(straight)
         assert model.read_bytes() == other.read_bytes(), model
@@ -55,7 +59,7 @@ def test_the_end_is_the_end_of_a_run_that_was_never_killed(trained, name):
     for file in ("optimizer.bin", "custom_checkpoint_0.pkl", "random_states_0.pkl"):
         same(*(torch.load(run / "last" / file, weights_only=False) for run in (straight, killed)))
     assert described(killed) == described(straight)
-    if name == "train":
+    if kept:
         assert rows(killed) == rows(straight)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from transferseg.errors import TrainingError
@@ -22,7 +23,7 @@ def test_the_sequence():
 
 
 def test_the_best_is_the_best_by_however_little():
-    stopping = EarlyStopping(patience=3, minimum_delta=0.2)
+    stopping = EarlyStopping(patience=np.int64(3), minimum_delta=0.2)
     for score in (0.5, 0.55, 0.58):
         stopping.update(score)
     assert (stopping.best, stopping.best_count, stopping.should_stop) == (0.58, 3, False)

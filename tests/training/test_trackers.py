@@ -60,7 +60,7 @@ def run(shared=None, **options):
 
 def test_train_logs_every_nth_update_and_every_epoch(tmp_path):
     shared, tracker = tracked()
-    history = run(shared, folder=tmp_path, log_every=3)
+    history = run(shared, folder=tmp_path, log_every=np.int64(3))
     assert [step for step, _ in tracker.rows] == [3, 5, 6, 9, 10]
     epochs = [values for step, values in tracker.rows if step % 5 == 0]
     for values, row in zip(epochs, history.rows, strict=True):
@@ -103,6 +103,8 @@ def test_a_log_needs_a_place():
         run(log_every=1)
     with pytest.raises(TrainingError, match="log_every must be 1 or more"):
         run(tracked()[0], log_every=0)
+    with pytest.raises(TrainingError, match="log_every must be a whole number, got True"):
+        run(tracked()[0], log_every=True)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("tensorboard"), reason="needs tensorboard")

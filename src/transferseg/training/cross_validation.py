@@ -148,7 +148,7 @@ def cross_validate(
     """
     batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 0)
     check_data(data, validation_data)
-    check_save_every(save_every, folder)
+    save_every = check_save_every(save_every, folder)
     folds = tuple(folds)
     _check_folds(folds, data)
     check_metric(metrics)
@@ -166,7 +166,7 @@ def cross_validate(
     work = FoldRuns(
         state=state, data=data, validation_data=validation_data, batch_size=batch_size,
         workers=workers, epochs=epochs, share=validation_share, judge=judge, progress=progress,
-        metrics={**measured, "loss": MeanLoss(loss)}, place=place, save_every=save_every,
+        metrics={**measured, "loss": MeanLoss(loss)}, place=place,
         fit_options={
             "loss": loss, "target": target, "clip_norm": clip_norm,
             "channels_last": channels_last, "unfreeze": unfreeze,
@@ -176,6 +176,7 @@ def cross_validate(
             "optimizer": optimizer, "schedule": schedule, "accelerator": accelerator,
             "patience": patience, "minimum_delta": minimum_delta, "restore_best": restore_best,
             "resume": resume, "seed": seed, "ema_decay": ema_decay, "best_k": best_k,
+            "save_every": save_every,
         },
     )  # fmt: skip
     return _all_folds(work, folds, resume=resume)

@@ -75,7 +75,6 @@ class FoldRuns:
     judge: Judge | None
     metrics: Mapping[str, Metric[Any]]
     place: Path | None
-    save_every: int | None
     progress: bool
     fit_options: Mapping[str, Any]
     run_options: Mapping[str, Any]
@@ -102,8 +101,7 @@ class FoldRuns:
             for event in events:
                 if isinstance(event, StepEvent):
                     bar.step(event)
-                    if self.save_every is not None and event.step % self.save_every == 0:
-                        run.save()
+                    run.step(event)
                     continue
                 row = event_row(event)
                 del row["event"]  # all are epochs

@@ -197,7 +197,9 @@ def _is_done(row: Mapping[str, Any], state: TrainState) -> bool:
     """Whether a row is of what the state has done."""
     step, epoch = (None if row.get(name) == "" else row.get(name) for name in ("step", "epoch"))
     of_epoch = row.get("event") == "epoch" or step is None
-    if of_epoch and epoch is not None and int(epoch) > state.epoch:
+    # `train_rotating` has several runs in an epoch, and its state counts those
+    epochs = len(state.history) if row.get("runs") else state.epoch
+    if of_epoch and epoch is not None and int(epoch) > epochs:
         return False
     return step is None or int(step) <= state.step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
@@ -17,6 +17,7 @@ from transferseg.data.folds import Fold, RotatingKFold
 from transferseg.data.samples import PreparedDataset
 from transferseg.errors import TrainingError
 from transferseg.models.freezing import Unfreezing
+from transferseg.training.done_runs import DoneRuns
 from transferseg.training.evaluate import Metric, evaluate
 from transferseg.training.events import EpochEvent, StepEvent
 from transferseg.training.folding import Growing, check_data, held_out_part, training_part
@@ -28,6 +29,7 @@ from transferseg.training.optimizers import adamw
 from transferseg.training.plan import whole
 from transferseg.training.progress import UpdateBar
 from transferseg.training.run import Run, running
+from transferseg.training.saving import check_save_every
 from transferseg.training.schedules import ScheduleLike
 from transferseg.training.state import OptimizerLike
 from transferseg.training.targets import Loader, Loss
@@ -51,6 +53,7 @@ def train_rotating(
     schedule: ScheduleLike | None = None,
     accelerator: Accelerator | None = None,
     folder: str | PathLike[str] | None = None,
+    save_every: int | None = None,
     patience: int | None = None,
     minimum_delta: float = 0.0,
     restore_best: bool = False,
@@ -80,10 +83,11 @@ def train_rotating(
     of a test set. The column `validation_scheme` of every row and `History.validation_scheme` say
     so.
 
-    Files, trackers, stopping and resuming are those of `train`, but for `save_every`: it is saved
-    after every epoch alone. What the runs of an epoch have counted and lost is in no state, so that
-    one that is cut is done again from its first run. In the saved state, and in the updates that
-    are logged, `epoch` counts runs.
+    Files, trackers, stopping and resuming are those of `train`. With `save_every` the folder also
+    holds `runs/` while it trains: the model as it was scored after each run of an epoch but the
+    last. Resumed in the middle of an epoch, it counts the images again that the runs before have
+    held out, and repeats none of their updates. In the saved state, and in the updates that are
+    logged, `epoch` counts runs.
 
     Args:
         model: see `train`.
@@ -100,6 +104,7 @@ def train_rotating(
         schedule: laid over the updates of all runs; a plateau schedule is stepped once an epoch.
         accelerator: see `TrainState.prepare`; it is handed back without the model.
         folder: where to keep the run; nothing is written when not given.
+        save_every: see `train`; without it, a run that is killed repeats the epoch, all its runs.
         patience: epochs (not runs) without a better score after which to stop.
         minimum_delta: see `EarlyStopping`.
         restore_best: give the model the weights of the best epoch at the end.
@@ -146,6 +151,7 @@ def train_rotating(
         run train in the others
     """
     batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 0)
+    save_every = check_save_every(save_every, folder)
     check_data(data, validation_data)
     folds.partitions(data.groups, 0)  # too few groups: said before anything is prepared
     judge = cast(Judge, make_judge(metrics, score, mode, loss, True))  # None without validation
@@ -163,6 +169,7 @@ def train_rotating(
         model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
         resume=resume, seed=seed, scheme=_scheme(folds), ema_decay=ema_decay, best_k=best_k,
+        save_every=save_every,
     ) as run, closing(UpdateBar(run.state, runs, progress, unit="run")) as bar:  # fmt: skip
         log = RunLog(run.state, run.folder, every=log_every, resume=resume)
         rotation = _Rotation(
@@ -174,6 +181,7 @@ def train_rotating(
             log.epoch(row)  # before the save, so that a resumed run has it once
             run.keep(row)
             bar.epoch(row)
+        rotation.done.clear()
     return run.history()
 
 
@@ -196,13 +204,20 @@ class _Rotation:
     bar: UpdateBar
     log: RunLog
 
+    @property
+    def done(self) -> DoneRuns:
+        """What is kept of the runs of the epoch under way."""
+        return DoneRuns(self.run, self.folds.folds)
+
     def lay_out(self, epochs: int) -> None:
         """Tell the state how many updates there will be, as a schedule must know beforehand."""
         state, folds = self.run.state, self.folds.folds
-        if state.epoch != folds * len(state.history):
+        done = folds * len(state.history) + len(state.under_way.get("runs", ()))
+        if state.epoch != done or (state.batches and not state.under_way):
             raise TrainingError(
-                f"the saved state has done {state.epoch} run(s) in {len(state.history)} epoch(s), "
-                f"not {folds} in each, so train_rotating did not save it; begin another folder."
+                f"the saved state has done {state.epoch} run(s) and {state.batches} batch(es) more "
+                f"in {len(state.history)} complete epoch(s), {folds} runs each, so train_rotating "
+                "did not save it; begin another folder."
             )
         if state.schedule is None or not getattr(state.schedule, "bounded", True):
             return
@@ -237,28 +252,41 @@ class _Rotation:
         counts = {name: Growing(metric) for name, metric in metrics.items()}
         for metric in metrics.values():
             metric.reset()
-        runs = []
+        folds = self.folds.epoch(self.data.groups, len(state.history))
+        runs = self._again(folds, counts)
         summed: dict[str, Metric[Any]] = {}
-        for fold in self.folds.epoch(self.data.groups, state.epoch // self.folds.folds):
+        for fold in folds[len(runs) :]:
             runs.append(self._train(fold))
-            summed = self._count(fold, counts)
+            with self.run.scored_weights():
+                self.done.add(runs[-1])
+                summed = self._count(fold, counts)
+        self.done.end()
         results = {name: metric.scores() for name, metric in summed.items()}
         return self.run.scored(_row(runs, len(state.history) + 1), results)
+
+    def _again(self, folds: Sequence[Fold], counts: Mapping[str, Metric[Any]]) -> list[EpochEvent]:
+        """The runs that are done of an epoch that was cut; what they held out is counted again."""
+        runs = self.done.begin()
+        for number, fold in enumerate(folds[: len(runs)], start=1):
+            self.done.load_weights(number)
+            self._count(fold, counts)
+        if runs:
+            self.done.load_state()
+        return runs
 
     def _count(self, fold: Fold, counts: Mapping[str, Metric[Any]]) -> dict[str, Metric[Any]]:
         state, held_out = self.run.state, self.validation_data
         batches = held_out_part(
             held_out, fold.validation, batch_size=self.batch_size, workers=self.workers
         )
-        with self.run.scored_weights():
-            return evaluate(
-                state.model,
-                batches,
-                metrics=counts,
-                accelerator=state.accelerator,
-                target=self.options["target"],
-                progress=self.bar.shown,
-            )
+        return evaluate(
+            state.model,
+            batches,
+            metrics=counts,
+            accelerator=state.accelerator,
+            target=self.options["target"],
+            progress=self.bar.shown,
+        )
 
     def _train(self, fold: Fold) -> EpochEvent:
         state = self.run.state
@@ -270,6 +298,7 @@ class _Rotation:
                 if isinstance(event, StepEvent):
                     self.bar.step(event)
                     self.log.step(event)
+                    self.run.step(event)
                 else:
                     done: EpochEvent = event
         return done

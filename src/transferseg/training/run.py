@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from transferseg.errors import TrainingError
-from transferseg.training import saves, sharded
+from transferseg.training import saves
 from transferseg.training.atomic import recovered, write_text
 from transferseg.training.best import INDEX_FILE, BestCheckpoints
 from transferseg.training.ema import EMA
+from transferseg.training.events import StepEvent
 from transferseg.training.history import History, rows_to_csv
 from transferseg.training.judge import Judge
 from transferseg.training.schedules import Plateau, ScheduleLike
@@ -43,6 +44,7 @@ def running(
     state: TrainState | None = None,
     ema_decay: float | None = None,
     best_k: int | None = None,
+    save_every: int | None = None,
 ) -> Iterator[Run]:
     """A run over a state that is prepared once: begun or resumed; its best weights at the end.
 
@@ -62,7 +64,7 @@ def running(
     )
     run = Run(
         state, place, judge, stopping, keep_best=restore_best, scheme=scheme,
-        checkpoints=checkpoints,
+        checkpoints=checkpoints, save_every=save_every,
     )  # fmt: skip
     try:
         if ema_decay is not None:
@@ -143,6 +145,7 @@ class Run:
         keep_best: whether the best weights are wanted at the end.
         scheme: how the scores are validated, where not on held-out data; it stands in every row.
         checkpoints: the k best models, where they are wanted.
+        save_every: updates from save to save, None to save epochs alone.
         best: the best weights, where there is no folder.
     """
 
@@ -153,6 +156,7 @@ class Run:
     keep_best: bool
     scheme: str | None = None
     checkpoints: BestCheckpoints | None = None
+    save_every: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def resume(self) -> None:
@@ -172,7 +176,7 @@ class Run:
             self.checkpoints.settle(self.state.accelerator)
         if not self.state.resume(save):
             return
-        for row in self.state.history:
+        for row in (*self.state.history, *filter(None, [self.state.under_way])):
             if row.get("validation_scheme") != self.scheme:
                 raise TrainingError(
                     f"the run in {save} was validated by "
@@ -217,6 +221,11 @@ class Run:
             self.save()
             self._write_history()
 
+    def step(self, event: StepEvent) -> None:
+        """One more update; the state is saved where that is due."""
+        if self.save_every is not None and event.step % self.save_every == 0:
+            self.save()
+
     def save(self) -> None:
         """Write the whole state, perhaps in the middle of an epoch."""
         if self.folder is not None:
@@ -253,10 +262,7 @@ class Run:
         if self.folder is None:
             self.state.unwrapped.load_state_dict(self.best)
             return
-        state = self.state
-        state.accelerator.wait_for_everyone()
-        file = recovered(self.folder / "best") / "model.safetensors"
-        sharded.load_weights(state.model, state.unwrapped, state.accelerator, file)
+        saves.load_model(self.state, self.folder / "best")
 
     def history(self) -> History:
         """What the run gave."""

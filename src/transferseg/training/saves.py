@@ -82,6 +82,13 @@ def save_model(state: TrainState, folder: Path, *, replace: bool = False) -> Non
         write_together(state.accelerator, "the model", folder, write)
 
 
+def load_model(state: TrainState, folder: Path) -> None:
+    """Read the weights that `save_model` wrote into the model; every process calls it."""
+    state.accelerator.wait_for_everyone()
+    file = recovered(folder) / "model.safetensors"
+    sharded.load_weights(state.model, state.unwrapped, state.accelerator, file)
+
+
 def write_together(
     accelerator: Accelerator, what: str, path: Path, work: Callable[[], object]
 ) -> None:
@@ -158,7 +165,7 @@ def _finish(state: TrainState, record: tuple[dict[str, float], int], folder: Pat
         "format": _FORMAT,
         "conditions": state.conditions(),
         "layout": state.layout(),
-        "counters": {name: getattr(state, name) for name in _COUNTERS},
+        "counters": {name: getattr(state, name) for name in (*_COUNTERS, "under_way")},
         "record": {"totals": record[0], "weight": record[1]},
         "scheduled": state.scheduler is not None,
         "random": random_digest(),
@@ -210,6 +217,7 @@ def load(state: TrainState, folder: Path) -> None:
         ) from error
     for name in _COUNTERS:
         setattr(state, name, counters[name])
+    state.under_way = counters.get("under_way", {})  # earlier saves have none
     state.total_steps = counters["total_steps"] if given is None else given
     main = state.accelerator.is_main_process
     totals, weight = values["record"]["totals"], values["record"]["weight"]

@@ -7,6 +7,7 @@ from os import PathLike
 
 from transferseg.errors import TrainingError
 from transferseg.training.events import EpochEvent, StepEvent
+from transferseg.training.plan import whole
 from transferseg.training.state import TrainState
 
 
@@ -35,7 +36,7 @@ def save_every(
         An iterator of the same events.
 
     Raises:
-        TrainingError: a number below 1; a save that fails.
+        TrainingError: no whole number from 1; a save that fails.
 
     Example:
         >>> import tempfile, torch
@@ -57,31 +58,20 @@ def save_every(
         >>> state.step, state.batches
         (4, 1)
     """
-    check_steps("steps", steps)
-    return _saved(events, state, folder, steps)
+    return _saved(events, state, folder, whole("steps", steps, 1))
 
 
-def check_steps(name: str, steps: int) -> None:
-    """Raise unless a number of updates is a whole number from 1.
-
-    Raises:
-        TrainingError: it is not.
-    """
-    if not isinstance(steps, int) or steps < 1:
-        raise TrainingError(f"{name} must be a whole number of updates from 1, got {steps!r}.")
-
-
-def check_save_every(save_every: int | None, folder: str | PathLike[str] | None) -> None:
-    """Raise unless a run can be saved every so many updates, where that is asked for.
+def check_save_every(save_every: int | None, folder: str | PathLike[str] | None) -> int | None:
+    """The updates from save to save, as Python's own number, None where that is not asked for.
 
     Raises:
-        TrainingError: it cannot.
+        TrainingError: no whole number from 1, or nowhere to save to.
     """
     if save_every is None:
-        return
-    check_steps("save_every", save_every)
+        return None
     if folder is None:
         raise TrainingError("save_every needs a place to save to: give folder=...")
+    return whole("save_every", save_every, 1)
 
 
 def _saved(

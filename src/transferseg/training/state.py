@@ -52,6 +52,7 @@ class TrainState:
         epoch_length: batches of the epoch under way, None before the first and where unknown.
         epoch_data_seconds: of `epoch_seconds`, waited for batches.
         epoch_skipped: updates left out in the epoch under way.
+        under_way: what `train_rotating` has of its epoch under way, empty between two of them.
         ema: the average of the weights, if there is one; see `EMA`.
 
     Example:
@@ -83,6 +84,7 @@ class TrainState:
     epoch_length: int | None = None
     epoch_data_seconds: float = 0.0
     epoch_skipped: int = 0
+    under_way: dict[str, Any] = field(default_factory=dict)
     ema: EMA | None = None
 
     @classmethod
@@ -120,10 +122,9 @@ class TrainState:
                 is not supported.
 
         Example:
-            >>> from functools import partial
             >>> from transferseg.training import adamw, cosine
             >>> state = TrainState.prepare(
-            ...     nn.Conv2d(1, 1, 3), optimizer=partial(adamw, lr=1e-3), schedule=cosine()
+            ...     nn.Conv2d(1, 1, 3), optimizer=adamw, schedule=cosine()
             ... )
             >>> state.step, state.epoch
             (0, 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transferseg.errors import TrainingError, unknown_name
+from transferseg.training.plan import whole
 
 
 @dataclass
@@ -47,11 +48,8 @@ class EarlyStopping:
     _reference_count: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.patience, int) and not isinstance(self.patience, bool)
-        if self.patience is not None and not (whole and self.patience >= 1):
-            raise TrainingError(
-                f"patience must be 1 or more, a whole number, or None, got {self.patience}."
-            )
+        if self.patience is not None:
+            self.patience = whole("patience", self.patience, 1)
         if not self.minimum_delta >= 0:  # written so that NaN fails too
             raise TrainingError(f"minimum_delta must be 0 or more, got {self.minimum_delta}.")
         if self.mode not in ("max", "min"):

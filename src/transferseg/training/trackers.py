@@ -11,6 +11,7 @@ from transferseg.errors import TrainingError
 from transferseg.training.atomic import writing
 from transferseg.training.events import StepEvent, event_row, plain_number
 from transferseg.training.logs import JSONLLogger
+from transferseg.training.plan import whole
 from transferseg.training.state import TrainState
 
 
@@ -63,18 +64,17 @@ class RunLog:
         resume: go on with the log in the folder.
 
     Raises:
-        TrainingError: an `every` below 1, or nowhere to log to.
+        TrainingError: an `every` that is no whole number from 1, or nowhere to log to.
     """
 
     def __init__(
         self, state: TrainState, folder: Path | None, *, every: int | None, resume: bool
     ) -> None:
-        self._state, self._every = state, every
+        self._state = state
+        self._every = None if every is None else whole("log_every", every, 1)
         self._file: JSONLLogger | None = None
         if every is None:
             return
-        if every < 1:
-            raise TrainingError(f"log_every must be 1 or more, or None, got {every}.")
         if folder is None and not state.accelerator.trackers:
             raise TrainingError(
                 "log_every needs a place to log to: give folder=..., or an accelerator with "

@@ -138,7 +138,7 @@ def train(
     epochs = whole("epochs", epochs, 0)
     if not allow_shared_groups:
         _check_leak(train_loader, validation_loader)
-    check_save_every(save_every, folder)
+    save_every = check_save_every(save_every, folder)
     judge = make_judge(metrics, score, mode, loss, validation_loader is not None)
     check_score(judge, model, target)
     if unfreeze is not None:
@@ -146,7 +146,7 @@ def train(
     with running(
         model, judge, optimizer=optimizer, schedule=schedule, accelerator=accelerator,
         folder=folder, patience=patience, minimum_delta=minimum_delta, restore_best=restore_best,
-        resume=resume, seed=seed, ema_decay=ema_decay, best_k=best_k,
+        resume=resume, seed=seed, ema_decay=ema_decay, best_k=best_k, save_every=save_every,
     ) as run, closing(UpdateBar(run.state, epochs, progress)) as bar:  # fmt: skip
         if validation_loader is not None:
             check_shares(validation_loader, run.state.accelerator)
@@ -157,7 +157,7 @@ def train(
                 clip_norm=clip_norm, channels_last=channels_last, unfreeze=unfreeze,
                 auxiliary_weight=auxiliary_weight, skip_nonfinite=skip_nonfinite,
             )  # fmt: skip
-            _follow(run, events, validation_loader, target, bar, log, save_every)
+            _follow(run, events, validation_loader, target, bar, log)
     return run.history()
 
 
@@ -184,7 +184,6 @@ def _follow(
     target: Target,
     bar: UpdateBar,
     log: RunLog,
-    save_every: int | None,
 ) -> None:
     """Evaluate and keep every epoch; leave when the scores say so."""
     with closing(events):
@@ -192,8 +191,7 @@ def _follow(
             if isinstance(event, StepEvent):
                 bar.step(event)
                 log.step(event)
-                if save_every is not None and event.step % save_every == 0:
-                    run.save()
+                run.step(event)
                 continue
             row = _row(run, event, validation_loader, target, bar)
             log.epoch(row)  # before the save, so that a resumed run has it once
