@@ -10,7 +10,7 @@ import pytest
 
 from transferseg.data import RotatingKFold
 from transferseg.errors import TrainingError
-from transferseg.training import TrainState, cosine, plateau, train
+from transferseg.training import cosine, plateau, train
 
 from .conftest import _forget
 from .tiny import (
@@ -19,6 +19,7 @@ from .tiny import (
     Stop,
     TermsLoss,
     accelerator,
+    cut,
     loader,
     net,
     rotate,
@@ -37,19 +38,6 @@ def noted(done):
         return optimizer
 
     return make
-
-
-def cut(patch, saves):
-    """Stop at the save after so many."""
-    save, count = TrainState.save, []
-
-    def until(self, folder):
-        if len(count) == saves:
-            raise Stop
-        count.append(1)
-        save(self, folder)
-
-    patch.setattr(TrainState, "save", until)
 
 
 @pytest.mark.parametrize(

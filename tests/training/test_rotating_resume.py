@@ -6,7 +6,7 @@ import pytest
 
 from transferseg.data import RotatingKFold
 from transferseg.errors import TrainingError
-from transferseg.training import TrainState, cosine, plateau, train
+from transferseg.training import cosine, plateau, train
 
 from .conftest import _forget
 from .tiny import (
@@ -15,6 +15,7 @@ from .tiny import (
     Stop,
     TermsLoss,
     accelerator,
+    cut,
     loader,
     net,
     rotate,
@@ -36,16 +37,8 @@ def test_a_resumed_run_is_the_same_run(tmp_path, after, schedule, pooled, monkey
     straight = net(pooled=pooled)
     expected = rotate(straight, folder=tmp_path / "a", **options)
     _forget()
-    save, count = TrainState.save, []
-
-    def cut(self, folder):
-        if len(count) == after:
-            raise Stop
-        count.append(1)
-        save(self, folder)
-
     with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "save", cut)
+        cut(patch, after)
         with pytest.raises(Stop):
             rotate(net(pooled=pooled), folder=tmp_path / "b", resume=True, **options)
     _forget()

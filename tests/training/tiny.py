@@ -147,6 +147,19 @@ class Stop(Exception):
     """Raised where a test cuts a run."""
 
 
+def cut(patch, saves):
+    """Stop at the save after so many."""
+    save, count = TrainState.save, []
+
+    def until(self, folder):
+        if len(count) == saves:
+            raise Stop
+        count.append(1)
+        save(self, folder)
+
+    patch.setattr(TrainState, "save", until)
+
+
 TIMES = {"seconds", "data_seconds", "images_per_second"}
 
 
