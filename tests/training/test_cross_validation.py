@@ -36,6 +36,7 @@ from .tiny import (
     Stop,
     TermsLoss,
     accelerator,
+    cut,
     darker,
     net,
     prepared,
@@ -230,16 +231,8 @@ def test_a_cut_cross_validation_goes_on_where_it_was(tmp_path, after, share, eve
         }  # fmt: skip
     straight = validate(folder=tmp_path / "a", **options)
     _forget()
-    save, count = TrainState.save, []
-
-    def cut(self, folder):
-        if len(count) == after:
-            raise Stop
-        count.append(1)
-        save(self, folder)
-
     with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "save", cut)
+        cut(patch, after)
         with pytest.raises(Stop):
             validate(folder=tmp_path / "b", resume=True, **options)
     _forget()

@@ -20,6 +20,7 @@ from .tiny import (
     TermsLoss,
     accelerator,
     bce,
+    cut,
     loader,
     net,
     same,
@@ -121,18 +122,8 @@ def test_a_resumed_run_is_the_same_run(tmp_path, after, schedule, monkeypatch):
     straight = net()
     expected = run(straight, epochs=4, schedule=schedule, folder=tmp_path / "a", restore_best=True)
     _forget()
-    from transferseg.training.state import TrainState
-
-    save, count = TrainState.save, []
-
-    def cut(self, folder):
-        if len(count) == after:
-            raise Stop
-        count.append(1)
-        save(self, folder)
-
     with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "save", cut)
+        cut(patch, after)
         with pytest.raises(Stop):
             run(net(), epochs=4, schedule=schedule, folder=tmp_path / "b", resume=True)
     _forget()
