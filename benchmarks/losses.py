@@ -7,6 +7,7 @@ Forward and backward of one multilabel loss on float32 logits and masks that are
 ours, DiceLoss of segmentation-models-pytorch + torch's BCE with logits, and torch's BCE with logits
 + MONAI's DiceLoss(sigmoid=True). All run in turn, in one process, so that whatever else the machine
 does falls on each; the figures are medians, and the ratios medians of the ratios of one turn.
+Beside the compiled sides runs MONAI's as it is, not compiled.
 Memory is of a process of its own a side: the resident set at its largest, less what it was before
 the first step (as Linux counts it; elsewhere the column is empty). For a compiled side that first
 step is the one after compiling. The gradient itself is a part of it: 104 MiB by default.
@@ -48,6 +49,9 @@ SIDES: dict[str, Callable[[], nn.Module]] = {
     "smp": lambda: Sum(smp.losses.DiceLoss("multilabel")),
     "monai": lambda: Sum(monai.losses.DiceLoss(sigmoid=True)),
 }
+#: What runs in turn, by mode; what ends so is not compiled.
+AS_IT_IS = ", eager"
+TURNS = {"eager": [*SIDES], "compiled": [*SIDES, "monai" + AS_IT_IS]}
 
 
 def batch(shape: list[int]) -> tuple[Tensor, Tensor]:
@@ -57,41 +61,41 @@ def batch(shape: list[int]) -> tuple[Tensor, Tensor]:
     return logits, (torch.rand(shape) > 0.7).float()
 
 
-def step_of(side: str, compiled: bool, logits: Tensor, target: Tensor) -> Callable[[], None]:
-    """What is measured: forward and backward."""
-    loss = SIDES[side]()
-    if compiled:
+def step_of(side: str, mode: str, logits: Tensor, target: Tensor) -> Callable[[], None]:
+    """What is measured: forward, backward, and to free the gradient."""
+    loss = SIDES[side.removesuffix(AS_IT_IS)]()
+    if mode == "compiled" and not side.endswith(AS_IT_IS):
         loss = torch.compile(loss)
 
     def step() -> None:
-        logits.grad = None
         loss(logits, target).backward()
+        logits.grad = None  # here, so that each side frees its own
 
     return step
 
 
-def measure_time(compiled: bool, shape: list[int], rounds: int) -> dict[str, list[float]]:
+def measure_time(mode: str, shape: list[int], rounds: int) -> dict[str, list[float]]:
     """Seconds of every turn, by side."""
     data = batch(shape)
-    steps = {side: step_of(side, compiled, *data) for side in SIDES}
+    steps = {side: step_of(side, mode, *data) for side in TURNS[mode]}
     for step in steps.values():
         step()
         step()
     seconds: dict[str, list[float]] = {side: [] for side in steps}
     for turn in range(rounds):
-        order = list(steps)[turn % 3 :] + list(steps)[: turn % 3]
+        first = turn % len(steps)
+        order = list(steps)[first:] + list(steps)[:first]
         for side in order:
             seconds[side].append(timed(steps[side]))
     return seconds
 
 
-def measure_memory(side: str, compiled: bool, shape: list[int]) -> float:
+def measure_memory(side: str, mode: str, shape: list[int]) -> float:
     """MiB above what the process held with the data made; for a process of its own."""
     logits, target = batch(shape)
-    step = step_of(side, compiled, logits, target)
-    if compiled:
+    step = step_of(side, mode, logits, target)
+    if mode == "compiled":
         step()
-    logits.grad = None
     return memory_of(step)
 
 
@@ -100,8 +104,10 @@ def rows_of(modes: list[str], options: list[str]) -> list[list[str]]:
     rows = []
     for mode in modes:
         seconds = in_a_process(__file__, "--time", mode, *options)
-        memory = {side: in_a_process(__file__, "--memory", side, mode, *options) for side in SIDES}
-        for side in SIDES:
+        memory = {
+            side: in_a_process(__file__, "--memory", side, mode, *options) for side in TURNS[mode]
+        }
+        for side in TURNS[mode]:
             pairs = zip(seconds[side], seconds["ours"], strict=True)
             ratio = statistics.median(theirs / mine for theirs, mine in pairs)
             rows.append([
@@ -126,11 +132,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     shape = [int(size) for size in arguments.shape.split("x")]
     if arguments.time:
-        print(json.dumps(measure_time(arguments.time == "compiled", shape, arguments.rounds)))
+        print(json.dumps(measure_time(arguments.time, shape, arguments.rounds)))
         return
     if arguments.memory:
         side, mode = arguments.memory
-        print(json.dumps(measure_memory(side, mode == "compiled", shape)))
+        print(json.dumps(measure_memory(side, mode, shape)))
         return
     heads = ["mode", "side", "ms", "times ours", "additional MiB", "ours / this"]
     top = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * 4]

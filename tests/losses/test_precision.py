@@ -18,8 +18,8 @@ from transferseg.losses import (
 
 #: What moves or converts values and computes none.
 MOVES = {"_reshape_alias", "_to_copy", "alias", "as_strided", "clone", "copy_", "detach",
-         "empty_like", "expand", "new_empty_strided", "select", "slice", "transpose", "unsqueeze",
-         "view"}  # fmt: skip
+         "empty_like", "expand", "new_empty_strided", "select", "slice", "split", "transpose",
+         "unsqueeze", "view"}  # fmt: skip
 #: What `torch.backends.cudnn.allow_tf32` and `torch.set_float32_matmul_precision` round.
 ROUNDED = {"_convolution", "addbmm", "addmm", "addmv", "baddbmm", "bmm", "convolution",
            "convolution_backward", "dot", "mkldnn_convolution", "mm", "mv", "vdot"}  # fmt: skip

@@ -10,15 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from transferseg.losses.blocks import Block, Room, total_of_blocks, written_by_blocks
+from transferseg.losses.blocks import Room, total_of_blocks, written_by_blocks
 from transferseg.losses.inputs import at_least_float32, may_hold
 
 #: The logit of an ignored pixel: its probability and its entropy with y = 0 are 0 in every dtype
 #: that is computed in, and so is their gradient.
 FAR = -1e4
 _LOG2_E = 1.4426950408889634
+#: log(1 + s) / s through Chebyshev's ten points of 0 to 1, highest power first.
+_LOG1P_OVER_SMALL = (
+    -0.00317606, 0.01954253, -0.05637361, 0.10543624, -0.15269667,
+    0.19663274, -0.24951616, 0.3332971, -0.49999893, 0.99999999,
+)  # fmt: skip
 #: Values whose squares are summed before the others: at most, and fewer than these are slow.
 _ROW, _SHORTEST_ROW = 512, 64
+#: Values multiplied before their logarithm is taken; the product of so many halves is a number yet.
+_FACTORS = 32
 
 
 class Wanted(NamedTuple):
@@ -29,6 +36,15 @@ class Wanted(NamedTuple):
     entropy: bool
     region: bool
     squared: bool
+
+
+class Slopes(NamedTuple):
+    """The gradients to four of the sums: each (B, K, 1), or expanded to the pixels."""
+
+    entropy: Tensor
+    linear: Tensor | None  # None: zeros
+    square: Tensor  # doubled
+    overlap: Tensor
 
 
 def _neutral(
@@ -60,17 +76,15 @@ def _probability(x: Tensor) -> tuple[Tensor, Tensor]:
 def _log1p(small: Tensor) -> Tensor:
     """log(1 + small), of values from 0 to 1.
 
-    As 2 artanh(small / (2 + small)), of whose series seven terms suffice in float32; a logarithm
-    takes a compiled loop as long as all else in it.
+    In float32 as a polynomial, exact to 2e-7 of the value; a logarithm takes a compiled loop as
+    long as all else in it.
     """
     if small.dtype == torch.float64:
         return small.log1p()
-    ratio = small / (2 + small)
-    square = ratio * ratio
-    series = square * (2 / 13) + 2 / 11
-    for odd in (9, 7, 5, 3, 1):
-        series = series * square + 2 / odd
-    return series * ratio
+    ratio = torch.zeros_like(small)
+    for coefficient in _LOG1P_OVER_SMALL:
+        ratio = ratio * small + coefficient
+    return ratio * small
 
 
 def traced_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted) -> Tensor:
@@ -97,28 +111,43 @@ def traced_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted) -> T
 
 
 def _log_of_products(s: Tensor) -> Tensor:
-    """The sum over the last axis of log(s), of values from 0.5 to 1, which are written over.
+    """The sum over the last axis of log(s), of values from 0.5 to 1.
 
-    Logarithms of products of eight, since a logarithm is slow. In float32 the rounding of s shows:
+    Logarithms of products of 32, since a logarithm is slow. In float32 the rounding of s shows:
     6e-8 a pixel in the value of the cross-entropy, nothing in its gradient.
     """
-    odd = []
-    for _ in range(3):
-        half = s.shape[-1] // 2
-        if s.shape[-1] % 2:
-            odd.append(s[..., -1].log())
-        s = torch.mul(s[..., :half], s[..., half : 2 * half], out=s[..., :half])
-    return sum(odd, s.log_().sum(-1))
+    rest = s.shape[-1] % _FACTORS
+    whole = s.shape[-1] - rest
+    products = s[..., :whole].view(*s.shape[:-1], _FACTORS, whole // _FACTORS).prod(-2)
+    total = products.log_().sum(-1)
+    return total if not rest else total + s[..., whole:].log().sum(-1)
 
 
-def _sum_of_squares(x: Tensor, spare: Tensor) -> Tensor:
-    """Over the last axis; norms of short rows are one pass, and as exact as the sum of products."""
+def _norms_of_rows(x: Tensor) -> Tensor | None:
+    """Euclidean norms of short rows of the last axis, as exact as a sum of products, in one pass.
+
+    None where there are no such rows, and on other devices.
+    """
     width = gcd(x.shape[-1], _ROW)
     if width < _SHORTEST_ROW or x.device.type != "cpu":
-        return torch.mul(x, x, out=spare).sum(-1)
+        return None
     rows = x.view(*x.shape[:-1], x.shape[-1] // width, width)  # not -1: there may be no image
     norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
-    return norms.square_().sum(-1)
+    return norms
+
+
+def _sum_of_squares(x: Tensor, norms: Tensor | None, spare: Tensor) -> Tensor:
+    """Over the last axis, of the norms if they are known; these are written over."""
+    return torch.mul(x, x, out=spare).sum(-1) if norms is None else norms.square_().sum(-1)
+
+
+def _may_ignore(y: Tensor, norms: Tensor | None, ignore_index: int | None) -> bool:
+    """False when no value can be `ignore_index`: no row that holds it has a norm below it."""
+    if ignore_index is None:
+        return False
+    if norms is not None and norms.numel() and norms.amax().item() < 0.99 * abs(ignore_index):
+        return False
+    return may_hold(y, ignore_index)
 
 
 def _linear_entropy(x: Tensor, z: Tensor, extra: Tensor | None, spare: Tensor) -> Tensor:
@@ -133,11 +162,21 @@ def _linear_entropy(x: Tensor, z: Tensor, extra: Tensor | None, spare: Tensor) -
     return total
 
 
-def block_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted, room: Room) -> Tensor:
-    """(6, B, K): entropy, linear, square, overlap, truth, number, summed over the last axis."""
-    x, y, counted = _neutral(x, y, wanted.ignore_index)
-    none = x.new_zeros(x.shape[:2])
-    number = none + x.shape[2] if counted is None else counted.sum(-1).to(x.dtype)
+def block_sums(
+    x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted, room: Room
+) -> tuple[Tensor, bool]:
+    """What is summed over the last axis, and whether pixels may be ignored.
+
+    (6, B, K): entropy, linear, square, overlap, truth, number.
+    """
+    x = at_least_float32(x)
+    y, counted = y.to(x.dtype), None
+    norms = _norms_of_rows(y) if wanted.region and wanted.squared else None
+    ignoring = _may_ignore(y, norms, wanted.ignore_index)
+    if ignoring:
+        (x, y, counted), norms = _neutral(x, y, wanted.ignore_index), None
+    number = x.new_full(x.shape[:2], x.shape[2]) if counted is None else counted.sum(-1).to(x.dtype)
+    none = torch.zeros_like(number)
     sums = [none, none, none, none, none, number]
     p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
     # what reads the logits comes first, then the target, while they are in the cache
@@ -147,69 +186,65 @@ def block_sums(x: Tensor, y: Tensor, extra: Tensor | None, wanted: Wanted, room:
     if wanted.region:
         # not one matrix product: torch.set_float32_matmul_precision may round its factors
         sums[3] = torch.mul(p, y, out=spare).sum(-1)
-        sums[4] = _sum_of_squares(y, spare) if wanted.squared else y.sum(-1)
-        sums[2] = _sum_of_squares(p, spare) if wanted.squared else none
+        sums[4] = _sum_of_squares(y, norms, spare) if wanted.squared else y.sum(-1)
+        sums[2] = _sum_of_squares(p, _norms_of_rows(p), spare) if wanted.squared else none
         sums[1] = p.sum(-1)
     if wanted.entropy:
         torch.sub(p.new_ones(()), p, out=spare)
         sums[0] -= _log_of_products(torch.maximum(spare, p, out=spare))
-    return torch.stack(sums)
+    return torch.stack(sums), ignoring
 
 
 def traced_gradient(
-    x: Tensor, y: Tensor, extra: Tensor | None, factors: Tensor, wanted: Wanted
+    x: Tensor, y: Tensor, extra: Tensor | None, by: Slopes, wanted: Wanted
 ) -> Tensor:
     """What `block_gradient` gives, of operations that a compiler makes one loop of."""
-    x, y, counted = _neutral(x, y, wanted.ignore_index)
-    by_entropy, by_linear, by_square, by_overlap = factors.unsqueeze(-1).unbind()
+    x = at_least_float32(x)
+    y = y.to(x.dtype)
     p = x.sigmoid()
     gradient = torch.zeros_like(p)
     if wanted.region:
-        by_p = y * by_overlap + by_linear
-        gradient = (by_p + 2 * by_square * p if wanted.squared else by_p) * p * (1 - p)
+        by_p = y * by.overlap if by.linear is None else y * by.overlap + by.linear
+        gradient = (by_p + by.square * p if wanted.squared else by_p) * p * (1 - p)
     if wanted.entropy:
-        z = _smoothed(y, counted, wanted.label_smoothing)
+        z = _smoothed(y, None, wanted.label_smoothing)
         slope = p - z if extra is None else p - z + (p - 1) * z * extra
-        gradient = gradient + slope * by_entropy
-    return gradient
+        gradient = gradient + slope * by.entropy
+    if wanted.ignore_index is None:
+        return gradient
+    # here, since a loop that begins with neutral logits and targets takes half as long again
+    return torch.where(y != wanted.ignore_index, gradient, 0.0)
 
 
 def block_gradient(
+    out: Tensor,
     x: Tensor,
     y: Tensor,
     extra: Tensor | None,
-    factors: Tensor,
+    by: Slopes,
     wanted: Wanted,
     room: Room,
-    out: Tensor,
-    *,
-    linear: bool,
 ) -> None:
-    """The gradient to the logits, given that to entropy, linear, square and overlap: (4, B, K).
-
-    `linear` is whether the second of these need be looked at.
-    """
+    """Write the gradient to the logits into `out`."""
     x, y, counted = _neutral(x, y, wanted.ignore_index)
-    by_entropy, by_linear, by_square, by_overlap = factors.unsqueeze(-1).unbind()
     p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
-    gradient = room.like("gradient", x)
     if wanted.region:
-        by_p = torch.mul(y, by_overlap, out=spare)
-        if linear:
-            by_p += by_linear
+        by_p = torch.mul(y, by.overlap, out=spare)
+        if by.linear is not None:
+            by_p += by.linear
         if wanted.squared:
-            by_p.addcmul_(p, 2 * by_square)
-        torch.ops.aten.sigmoid_backward.grad_input(by_p, p, grad_input=gradient)
-    else:
-        gradient.zero_()
+            by_p.addcmul_(p, by.square)
+        torch.ops.aten.sigmoid_backward.grad_input(by_p, p, grad_input=by_p)
     if wanted.entropy:
         z = _smoothed(y, counted, wanted.label_smoothing)
-        slope = torch.sub(p, z, out=spare)
-        if extra is not None:
-            slope.add_((p - 1).mul_(z).mul_(extra))
-        torch.addcmul(gradient, slope, by_entropy, out=out)
+        further = None if extra is None else (p - 1).mul_(z).mul_(extra)
+        slope = p.sub_(z) if further is None else p.sub_(z).add_(further)
+        if wanted.region:
+            torch.addcmul(spare, slope, by.entropy, out=out)
+        else:
+            torch.mul(slope, by.entropy, out=out)
     else:
-        out.copy_(gradient)
+        out.copy_(spare)
 
 
 class BinarySums(torch.autograd.Function):
@@ -224,23 +259,21 @@ class BinarySums(torch.autograd.Function):
         *options: Any,  # noqa: ANN401
     ) -> tuple[Tensor, ...]:
         """Sum block by block; `options` are those of `Wanted`."""
-        wanted, plain = Wanted(*options), Wanted(None, *options[1:])
+        wanted = Wanted(*options)
         ctx.save_for_backward(x, y, extra)
-        ctx.wanted = options
         if torch.compiler.is_compiling():
             sums = traced_sums(x, y, extra, wanted).unbind()
         else:
             room, ignoring = Room(), set()
 
-            def work(part: Block) -> Tensor:
-                target = y[part]  # looked at while it is in the cache
-                held = wanted.ignore_index is not None and may_hold(target, wanted.ignore_index)
-                ignoring.add(held)
-                own = _of(extra, part)
-                return block_sums(x[part], target, own, wanted if held else plain, room)
+            def work(x: Tensor, y: Tensor, extra: Tensor | None) -> Tensor:
+                own, may_ignore = block_sums(x, y, extra, wanted, room)
+                ignoring.add(may_ignore)
+                return own
 
-            sums = total_of_blocks(work, x, whole_classes=False).unbind()
-            ctx.wanted = tuple(wanted if True in ignoring else plain)
+            sums = total_of_blocks(work, x, y, _like(x, extra), whole_classes=False).unbind()
+            options = options if True in ignoring else (None, *options[1:])
+        ctx.wanted = options
         ctx.mark_non_differentiable(*sums[4:])
         return sums
 
@@ -249,19 +282,22 @@ class BinarySums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Write the gradient block by block; there is no second derivative."""
         x, y, extra = ctx.saved_tensors
-        factors, wanted = torch.stack(gradients[:4]), Wanted(*ctx.wanted)
+        wanted = Wanted(*ctx.wanted)
         none = [None] * (2 + len(wanted))
+        entropy, linear, square, overlap = (one.unsqueeze(-1) for one in gradients[:4])
+        by = Slopes(entropy, linear, 2 * square, overlap)
         if torch.compiler.is_compiling():
-            return (traced_gradient(x, y, extra, factors, wanted).to(x.dtype), *none)
+            return (traced_gradient(x, y, extra, by, wanted).to(x.dtype), *none)
         room = Room()
-        linear = x.device.type != "cpu" or bool(factors[1].any())  # most losses have none
+        if x.device.type == "cpu" and not linear.any():  # most losses have none
+            by = by._replace(linear=None)
 
-        def work(part: Block, out: Tensor) -> None:
-            some, own = factors[:, part[0], part[1]], _of(extra, part)
-            block_gradient(x[part], y[part], own, some, wanted, room, out, linear=linear)
+        def work(out: Tensor, x: Tensor, y: Tensor, extra: Tensor | None, *by: Any) -> None:  # noqa: ANN401
+            block_gradient(out, x, y, extra, Slopes(*by), wanted, room)
 
-        return (written_by_blocks(work, x, whole_classes=False), *none)
+        given = (_like(x, one) for one in (extra, *by))
+        return (written_by_blocks(work, x, y, *given, whole_classes=False), *none)
 
 
-def _of(extra: Tensor | None, part: Block) -> Tensor | None:
-    return None if extra is None else extra[part[1]]
+def _like(x: Tensor, factor: Tensor | None) -> Tensor | None:
+    return None if factor is None else factor.expand_as(x)

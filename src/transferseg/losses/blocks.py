@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: A part of a (B, K, N) tensor.
-Block: TypeAlias = tuple[slice, slice, slice]
-#: Values in a block on the CPU. Where all operations write over the same memory (`Room`), so many
-#: that each is long beside the meeting of torch's threads after it; a few such tensors fit the last
-#: cache of a server. Where each gets new memory (whole classes), so few that it is soon had.
-ON_CPU, WHOLE_ON_CPU = 1 << 21, 1 << 18
-#: Values in a block on other devices.
+#: Values in a block for each of torch's threads, at least and at most so many in all. A few such
+#: tensors fit the cache of a core; smaller ones do not pay for the calls.
+PER_THREAD, LEAST, MOST = 1 << 17, 1 << 18, 1 << 21
+#: Values in a block whose operations get new memory (whole classes): so few that it is soon had.
+WHOLE = 1 << 18
+#: Values in a block on other devices than the CPU.
 ELSEWHERE = 1 << 22
 #: Bytes from which NumPy asks for huge pages.
 _LARGE = 1 << 22
 
 
-def blocks_of(tensor: Tensor, *, whole_classes: bool) -> list[Block]:
-    """Blocks that cover a (B, K, N) tensor, in order.
+def block_shape(tensor: Tensor, *, whole_classes: bool) -> tuple[int, int, int]:
+    """The largest block that a (B, K, N) tensor is cut into.
 
     Args:
         tensor: what is cut.
         whole_classes: keep the K values of a pixel together.
 
     Example:
-        >>> [part[1:] for part in blocks_of(torch.zeros(1, 2, 3), whole_classes=True)]
-        [(slice(0, 2, None), slice(0, 3, None))]
+        >>> block_shape(torch.zeros(1, 2, 3), whole_classes=True)
+        (1, 2, 3)
     """
     images, classes, pixels = tensor.shape
     if not tensor.numel():
-        return [(slice(0, images), slice(0, classes), slice(0, pixels))]
-    on_cpu = WHOLE_ON_CPU if whole_classes else ON_CPU
+        return max(1, images), max(1, classes), max(1, pixels)
+    on_cpu = WHOLE if whole_classes else min(MOST, max(LEAST, PER_THREAD * torch.get_num_threads()))
     size = on_cpu if tensor.device.type == "cpu" else ELSEWHERE
     most = max(1, size // classes if whole_classes else size)
     step_n = -(-pixels // -(-pixels // most))  # as many blocks as must be, of one size
@@ -43,51 +43,75 @@ def blocks_of(tensor: Tensor, *, whole_classes: bool) -> list[Block]:
     if not whole_classes:
         step_k = min(classes, size // step_n) if step_n == pixels else 1
     step_b = max(1, size // (step_k * step_n)) if (step_k, step_n) == (classes, pixels) else 1
-    return [
-        (slice(b, b + step_b), slice(k, k + step_k), slice(n, n + step_n))
-        for b in range(0, images, step_b)
-        for k in range(0, classes, step_k)
-        for n in range(0, pixels, step_n)
-    ]
+    return min(step_b, images), step_k, step_n
+
+
+def cut(
+    shape: tuple[int, int, int], tensor: Tensor, *others: Tensor | None
+) -> list[tuple[Any, ...]]:
+    """The blocks of (B, K, N) tensors, those of one place together; None of no tensor.
+
+    All are cut at once, since to index a tensor costs as much as a short operation.
+
+    Example:
+        >>> values = torch.arange(4).reshape(1, 2, 2)
+        >>> [(one.tolist(), other) for one, other in cut((1, 1, 2), values, None)]
+        [([[[0, 1]]], None), ([[[2, 3]]], None)]
+    """
+    parts = _pieces(tensor, shape)
+    more = [repeat(None) if given is None else _pieces(given, shape) for given in others]
+    return [(part, *rest) for part, *rest in zip(parts, *more, strict=False)]  # None has no end
+
+
+def _pieces(tensor: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+    pieces = [tensor]
+    for axis, size in enumerate(shape):
+        if tensor.shape[axis] > size:
+            pieces = [part for piece in pieces for part in torch.split(piece, size, axis)]
+    return pieces
 
 
 def total_of_blocks(
-    work: Callable[[Block], Tensor], tensor: Tensor, *, whole_classes: bool
+    work: Callable[..., Tensor], tensor: Tensor, *others: Tensor | None, whole_classes: bool
 ) -> Tensor:
     """Add up what `work` sums over the pixels of each block.
 
     Args:
-        work: of a block of `tensor` (b, k, n): (S, b, k).
-        tensor: (B, K, N), what the blocks are cut from.
+        work: of a block (b, k, n) of every tensor, or None for none: (S, b, k).
+        tensor: (B, K, N).
+        others: of the same shape, or None; (B, 1, N) too where classes stay whole.
         whole_classes: keep the K values of a pixel together.
 
     Returns:
-        (S, B, K). The order of the additions is always the same.
+        (S, B, K). The order of the additions depends on the shape and the number of threads alone.
 
     Example:
         >>> values = torch.arange(6.0).reshape(1, 2, 3)
-        >>> total_of_blocks(lambda part: values[part].sum(-1)[None], values, whole_classes=False)
+        >>> total_of_blocks(lambda part: part.sum(-1)[None], values, whole_classes=False)
         tensor([[[ 3., 12.]]])
     """
-    first, *others = blocks_of(tensor, whole_classes=whole_classes)
-    found = work(first)
-    if not others:
-        return found
-    total = found.new_zeros((found.shape[0], *tensor.shape[:2]))
-    total[:, first[0], first[1]] = found
-    for part in others:
-        total[:, part[0], part[1]].add_(work(part))
+    shape = block_shape(tensor, whole_classes=whole_classes)
+    found = [work(*parts) for parts in cut(shape, tensor, *others)]
+    if len(found) == 1:
+        return found[0]
+    total = found[0].new_zeros((found[0].shape[0], *tensor.shape[:2]))
+    pixels = total.unsqueeze(-1).expand(*total.shape, tensor.shape[2])
+    places = _pieces(pixels, (len(total), *shape))
+    for place, own in zip(places, found, strict=True):
+        place[..., 0].add_(own)
     return total
 
 
 def written_by_blocks(
-    work: Callable[[Block, Tensor], object], tensor: Tensor, *, whole_classes: bool
+    work: Callable[..., object], tensor: Tensor, *others: Tensor | None, whole_classes: bool
 ) -> Tensor:
-    """A tensor like `tensor`, of which `work` computes each block.
+    """A tensor like the first one, of which `work` computes each block.
 
     Args:
-        work: of a block of `tensor` (b, k, n) and where its values, of that shape, are to be put.
-        tensor: (B, K, N), what the blocks are cut from.
+        work: of where the values of a block (b, k, n) are to be put, and of that block of every
+            tensor, or None for none.
+        tensor: (B, K, N).
+        others: as in `total_of_blocks`.
         whole_classes: keep the K values of a pixel together.
 
     Returns:
@@ -95,8 +119,8 @@ def written_by_blocks(
 
     Example:
         >>> values = torch.arange(6.0).reshape(1, 2, 3)
-        >>> def work(part, out):
-        ...     torch.add(values[part], 1, out=out)
+        >>> def work(out, part):
+        ...     torch.add(part, 1, out=out)
         >>> written_by_blocks(work, values, whole_classes=False)
         tensor([[[1., 2., 3.],
                  [4., 5., 6.]]])
@@ -105,8 +129,9 @@ def written_by_blocks(
         out = _memory(tensor.numel(), tensor).view(tensor.shape)
     else:
         out = torch.empty_like(tensor)
-    for part in blocks_of(tensor, whole_classes=whole_classes):
-        work(part, out[part])
+    shape = block_shape(tensor, whole_classes=whole_classes)
+    for parts in reversed(cut(shape, out, tensor, *others)):
+        work(*parts)
     return out
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from transferseg.losses.blocks import Block, total_of_blocks, written_by_blocks
+from transferseg.losses.blocks import total_of_blocks, written_by_blocks
 from transferseg.losses.inputs import at_least_float32, may_hold
 
 
@@ -105,16 +106,19 @@ def block_gradient(
     x: Tensor,
     y: Tensor,
     weight: Tensor | None,
-    factors: Tensor,
+    factors: Sequence[Tensor],
     ignore_index: int | None,
     label_smoothing: float,
     entropy: bool,
     region: bool,
     squared: bool,
 ) -> Tensor:
-    """The gradient to the logits, given that to entropy, linear, square and overlap: (4, B, K)."""
+    """The gradient to the logits, given that to entropy, linear, square and overlap.
+
+    `factors` are these four, each (B, K, 1) or expanded to the pixels.
+    """
     logs, truth, counted = _prepared(x, y, ignore_index)
-    by_entropy, by_linear, by_square, by_overlap = factors.unsqueeze(-1).unbind()
+    by_entropy, by_linear, by_square, by_overlap = factors
     p = logs.exp()
     p = p if counted is None else torch.where(counted, p, 0.0)
     gradient = torch.zeros_like(p)
@@ -144,12 +148,13 @@ class ClassSums(torch.autograd.Function):
         ctx.save_for_backward(x, y, weight)
         ctx.wanted = wanted
 
-        def work(part: Block) -> Tensor:
-            return block_sums(x[part], _of_pixels(y, part), weight, *wanted)
+        def work(x: Tensor, rows: Tensor) -> Tensor:
+            return block_sums(x, rows[:, 0] if y.ndim == 2 else rows, weight, *wanted)
 
-        whole = (slice(None),) * 3
         compiling = torch.compiler.is_compiling()  # the compiler cuts the whole itself
-        sums = (work(whole) if compiling else total_of_blocks(work, x, whole_classes=True)).unbind()
+        rows = y.unsqueeze(1) if y.ndim == 2 else y
+        found = work(x, rows) if compiling else total_of_blocks(work, x, rows, whole_classes=True)
+        sums = found.unbind()
         ctx.mark_non_differentiable(sums[1], *sums[5:])
         return sums
 
@@ -158,19 +163,15 @@ class ClassSums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Write the gradient block by block; there is no second derivative."""
         x, y, weight = ctx.saved_tensors
-        factors = torch.stack((gradients[0], *gradients[2:5]))
-
+        factors = [gradients[index].unsqueeze(-1) for index in (0, 2, 3, 4)]
         none = [None] * (2 + len(ctx.wanted))
         if torch.compiler.is_compiling():
             return (block_gradient(x, y, weight, factors, *ctx.wanted).to(x.dtype), *none)
 
-        def work(part: Block, out: Tensor) -> None:
-            some = factors[:, part[0]]
-            out.copy_(block_gradient(x[part], _of_pixels(y, part), weight, some, *ctx.wanted))
+        def work(out: Tensor, x: Tensor, rows: Tensor, *factors: Tensor) -> None:
+            labels = rows[:, 0] if y.ndim == 2 else rows
+            out.copy_(block_gradient(x, labels, weight, factors, *ctx.wanted))
 
-        return (written_by_blocks(work, x, whole_classes=True), *none)
-
-
-def _of_pixels(y: Tensor, part: Block) -> Tensor:
-    """The block's part of class indices (B, N) or probabilities (B, K, N)."""
-    return y[part[0], part[2]] if y.ndim == 2 else y[part]
+        rows = y.unsqueeze(1) if y.ndim == 2 else y
+        some = [factor.expand_as(x) for factor in factors]
+        return (written_by_blocks(work, x, rows, *some, whole_classes=True), *none)
