@@ -120,7 +120,7 @@ def batch_of(task, mode_changes=None):
     ],
 )
 def test_good_batches_pass(task, classes, mode, target):
-    check_batch(batch_of(task), classes=classes, mode=mode, target=target)
+    check_batch(batch_of(task), classes=classes, mode=mode, target=target, channels=1)
 
 
 def test_multiclass_batches():
@@ -155,6 +155,7 @@ def test_exclusive_label_rows_must_be_one_hot(row):
         ({"image": torch.zeros(2, 1, 64, 64)}, {}, r"\(32, 32\) do not fit images of \(64, 64\)"),
         ({"mask": torch.full((2, 5, 32, 32), 3)}, {}, r"scene-00000: mask value\(s\) 3"),
         ({"mask": torch.zeros(2, 5, 32, 32)}, {}, "dtype float32"),
+        ({}, {"channels": 3}, r"1 channel\(s\), the model takes 3"),
         ({"id": ["x"]}, {}, "1 entries for 2 images"),
         ({"label": torch.zeros(2, 4)}, {"target": "label"}, r"expected \(2, 5\)"),
         ({"label": torch.full((2, 5), 0.5)}, {"target": "label"}, r"label value\(s\) 0\.5"),

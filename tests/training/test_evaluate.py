@@ -152,6 +152,9 @@ def test_errors():
     data = [{"image": torch.zeros(1, 4, 4)}]
     with pytest.raises(DataError, match="no tensor 'mask'"):
         evaluate(net(), DataLoader(data), metrics=Accuracy())
+    data = [{"image": torch.zeros(3, 4, 4), "mask": torch.zeros(1, 4, 4, dtype=torch.uint8)}]
+    with pytest.raises(DataError, match=r"3 channel\(s\), the model takes 1"):
+        evaluate(net(), DataLoader(data), metrics=Accuracy())
 
 
 def test_progress_is_shown_and_gone(capsys):

@@ -327,11 +327,15 @@ def test_empty_loaders():
         list(fit(prepare(), loader(1, batch=2, drop_last=True), loss=bce, epochs=1))
 
 
-def test_the_first_batch_is_checked_before_the_first_step():
-    data = samples(4)
-    data[1]["mask"] = data[1]["mask"] + 7
+@pytest.mark.parametrize(
+    ("key", "change", "match"),
+    [("mask", lambda mask: mask + 7, r"mask value\(s\) 7"),
+     ("image", lambda image: image.repeat(3, 1, 1), r"3 channel\(s\), the model takes 1")],
+)  # fmt: skip
+def test_the_first_batch_is_checked_before_the_first_step(key, change, match):
+    data = [{**sample, key: change(sample[key])} for sample in samples(4)]
     state = prepare()
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=match):
         list(fit(state, DataLoader(data, batch_size=2), loss=bce, epochs=1))
     assert state.step == 0
 

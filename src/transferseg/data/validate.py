@@ -187,7 +187,9 @@ def _check_mask(planes: Array, classes: int, mode: TargetMode, ids: tuple[str, .
             )
 
 
-def check_batch(batch: Batch, *, classes: int, mode: TargetMode, target: str) -> None:
+def check_batch(
+    batch: Batch, *, classes: int, mode: TargetMode, target: str, channels: int | None = None
+) -> None:
     """Check the first batch of a training run before the first step.
 
     Args:
@@ -195,6 +197,7 @@ def check_batch(batch: Batch, *, classes: int, mode: TargetMode, target: str) ->
         classes: number of the model's classes.
         mode: how they relate.
         target: "mask", "label" or "image" (an autoencoder's own input).
+        channels: of the images that the model takes; None for any.
 
     Raises:
         DataError: a missing key, a shape, dtype or value that does not fit (in mode "multiclass"
@@ -215,6 +218,12 @@ def check_batch(batch: Batch, *, classes: int, mode: TargetMode, target: str) ->
     if image.ndim != 4 or not torch.is_floating_point(image):
         raise DataError(
             f"batch['image'] is {image.dtype} {tuple(image.shape)}; expected floats (B, C, H, W)."
+        )
+    if channels is not None and image.shape[1] != channels:
+        raise DataError(
+            f"batch['image'] has {image.shape[1]} channel(s), the model takes {channels}. Give "
+            "PreparedDataset input=model.spec.input, which turns grey into colour and colour into "
+            f"grey, or build the model with in_channels={image.shape[1]}."
         )
     ids = tuple(map(str, batch.get("id", range(len(image)))))
     if len(ids) != len(image):

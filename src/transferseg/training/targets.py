@@ -64,7 +64,10 @@ def check_first(batch: Batch, model: nn.Module, target: str) -> None:
     from transferseg.data.validate import check_batch
 
     spec = spec_of(model)
-    check_batch(batch, classes=len(spec.classes), mode=spec.mode, target=target)
+    check_batch(
+        batch, classes=len(spec.classes), mode=spec.mode, target=target,
+        channels=spec.input.channels,
+    )  # fmt: skip
 
 
 def loss_terms(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
