@@ -187,6 +187,21 @@ def test_sums_that_are_not_asked_for_are_zero(mode, part):
         assert torch.equal(getattr(some, name), expected)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_sums_that_are_not_asked_for_have_no_slope(mode):
+    """Even where none is, and the memory that the gradient could be taken of holds something."""
+    logits, target = batch(mode)
+    logits.requires_grad_()
+    sums = pixel_sums(
+        logits, target, mode=mode, ignore_index=255, squared=True, entropy=False, region=False
+    )
+    total = (sums.entropy + sums.linear + sums.square + sums.overlap).sum()
+    for _ in range(8):
+        torch.full_like(logits, 7.0)
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
 def test_soft_targets_of_exclusive_classes_are_floats():
     logits, target = batch("multiclass", soft=True, ignored=False)
     with pytest.raises(SpecError, match="argmax"):

@@ -243,8 +243,10 @@ def block_gradient(
             torch.addcmul(spare, slope, by.entropy, out=out)
         else:
             torch.mul(slope, by.entropy, out=out)
-    else:
+    elif wanted.region:
         out.copy_(spare)
+    else:
+        out.zero_()  # nothing was written into `spare`
 
 
 class BinarySums(torch.autograd.Function):
