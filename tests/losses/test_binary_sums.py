@@ -78,6 +78,20 @@ def test_any_number_of_pixels(seed, pixels, squared, smoothing, ignored, pos_wei
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ignored", [-100, -1, 2, 3, 255])
+def test_one_ignored_pixel_among_zeros_is_found(dtype, ignored):
+    """The smallest norm that a row which holds the value can have: all else in it is 0."""
+    logits, _ = batch((32, 32), dtype=dtype)
+    target = torch.zeros_like(logits)
+    target[1, 2, 20, 5] = ignored
+    logits[1, 2, 20, 5] = torch.nan
+    found = gradient_of(bce_dice_terms, logits, target, ignore_index=ignored)
+    expected = gradient_of(bce_dice, logits, target, ignore_index=ignored)
+    torch.testing.assert_close(found, expected)
+    assert found["gradient"][1, 2, 20, 5] == 0
+
+
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize("side", [8, 512])
 def test_a_gradient_is_the_callers_own(mode, side):
