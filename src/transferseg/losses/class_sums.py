@@ -113,7 +113,7 @@ def block_gradient(
     region: bool,
     squared: bool,
 ) -> Tensor:
-    """The gradient to the logits, given that to entropy, linear, square and overlap.
+    """The gradient to the logits, given that to entropy, linear, square (doubled) and overlap.
 
     `factors` are these four, each (B, K, 1) or expanded to the pixels.
     """
@@ -125,7 +125,7 @@ def block_gradient(
     if region:
         by_p = (truth * by_overlap).add_(by_linear)
         if squared:
-            by_p.add_(p * (2 * by_square))
+            by_p.add_(p * by_square)
         gradient = by_p.sub_((by_p * p).sum(1, keepdim=True)).mul_(p)
     if entropy:
         wanted = _wanted_truth(truth, counted, weight, label_smoothing) * by_entropy
@@ -163,7 +163,8 @@ class ClassSums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Write the gradient block by block; there is no second derivative."""
         x, y, weight = ctx.saved_tensors
-        factors = [gradients[index].unsqueeze(-1) for index in (0, 2, 3, 4)]
+        given = (gradients[0], gradients[2], 2 * gradients[3], gradients[4])
+        factors = [one.unsqueeze(-1) for one in given]
         none = [None] * (2 + len(ctx.wanted))
         if torch.compiler.is_compiling():
             return (block_gradient(x, y, weight, factors, *ctx.wanted).to(x.dtype), *none)
