@@ -65,6 +65,20 @@ def test_one_graph_with_the_eager_values(mode, dtype):
             )
 
 
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_lies_under_ignored_pixels_stays_there(mode, value):
+    """Compiled, the gradient of independent classes is masked at its end: nothing may be NaN."""
+    loss = BCEDiceLoss(mode)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    logits, target = batch(mode)
+    expected = gradient_of(loss, logits, target)
+    logits[..., :3] = value
+    found = gradient_of(compiled, logits, target)
+    torch.testing.assert_close(found, expected)
+    assert not found[1][..., :3].any()
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler on the CPU")
 def test_inductor_gives_the_eager_values():
     loss = BCEDiceLoss("multilabel", pos_weight=[2.0, 1.0, 0.5])
