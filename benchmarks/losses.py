@@ -2,6 +2,7 @@
 
     python benchmarks/losses.py                  # 8x13x512x512, eager and compiled: minutes
     python benchmarks/losses.py --table FILE     # and the table as markdown into FILE
+    python benchmarks/losses.py --busy 1         # beside a process that wants the cores too
 
 Forward and backward of one multilabel loss on float32 logits and masks that are there already:
 ours, DiceLoss of segmentation-models-pytorch + torch's BCE with logits, and torch's BCE with logits
@@ -20,7 +21,10 @@ import argparse
 import json
 import platform
 import statistics
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import monai
@@ -74,6 +78,18 @@ def step_of(side: str, mode: str, logits: Tensor, target: Tensor) -> Callable[[]
     return step
 
 
+@contextmanager
+def company(busy: int) -> Iterator[None]:
+    """So many processes that never rest, as those of a data loader may be."""
+    endless = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(endless) for _ in range(busy)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+
+
 def measure_time(mode: str, shape: list[int], rounds: int) -> dict[str, list[float]]:
     """Seconds of every turn, by side."""
     data = batch(shape)
@@ -125,6 +141,7 @@ def main() -> None:
     parser.add_argument("--shape", default="8x13x512x512", help="images x classes x pixels")
     parser.add_argument("--rounds", type=int, default=15, help="how often each side runs")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", type=int, default=0, help="processes beside it, for the times")
     parser.add_argument("--table", type=Path, help="a file for the table as markdown")
     parser.add_argument("--time", metavar="MODE", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
@@ -132,7 +149,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     shape = [int(size) for size in arguments.shape.split("x")]
     if arguments.time:
-        print(json.dumps(measure_time(arguments.time, shape, arguments.rounds)))
+        with company(arguments.busy):
+            print(json.dumps(measure_time(arguments.time, shape, arguments.rounds)))
         return
     if arguments.memory:
         side, mode = arguments.memory
@@ -141,13 +159,15 @@ def main() -> None:
     heads = ["mode", "side", "ms", "times ours", "additional MiB", "ours / this"]
     top = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * 4]
     print("\n".join(top), flush=True)
-    options = [f"--{key}={getattr(arguments, key)}" for key in ("shape", "rounds", "threads")]
+    options = [
+        f"--{key}={getattr(arguments, key)}" for key in ("shape", "rounds", "threads", "busy")
+    ]
     rows = rows_of([arguments.mode] if arguments.mode else ["eager", "compiled"], options)
     if arguments.table:
         where = (
             f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}, smp "
             f"{smp.__version__}, MONAI {monai.__version__}; {arguments.shape} float32, forward "
-            "and backward."
+            f"and backward, {arguments.busy} busy processes beside it."
         )
         write_table(arguments.table, top, rows, where)
 

@@ -113,20 +113,14 @@ def test_empty_ground_truth_by_policy(name):
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 
 
-#: Not of the one pass but of full-size tensors: slow, and overlapping classes are so many binary
-#: ones to them.
-APART = ("focal", "lovasz", "boundary")
 #: Both dtypes for each loss.
 AT_4096 = [
     (name, mode, dtype)
     for name in sorted(LOSSES)
     for mode, dtype in (
-        ("binary", "bfloat16" if name in APART else "float16"),
-        ("multiclass", "float16"),
-        ("multilabel", "bfloat16"),
+        ("binary", "float16"), ("multiclass", "float16"), ("multilabel", "bfloat16")
     )
-    if name not in APART or mode != "multilabel"
-]
+]  # fmt: skip
 
 
 def batch_4096(mode, dtype):

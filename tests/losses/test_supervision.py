@@ -68,6 +68,24 @@ def test_half_precision_is_resized_in_float32(depths, dtype):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_finite_at_4096_in_half_precision(dtype):
+    """The value of 64x64 pixels in float64: all pixels of a depth are alike."""
+    deep = DeepSupervisionLoss(BCEDiceLoss("binary"))
+    target = torch.ones(1, 1, 4096, 4096, dtype=torch.uint8)
+    depths = [
+        torch.full((1, 1, size, size), value, dtype=dtype, requires_grad=True)
+        for size, value in ((4096, 0.5), (2048, -1.0))
+    ]
+    found = deep(depths, target)
+    found.backward()
+    small = [torch.full((1, 1, 64, 64), value, dtype=torch.float64) for value in (0.5, -1.0)]
+    assert found.item() == pytest.approx(deep(small, target[..., :64, :64]).item(), rel=1e-4)
+    for logits in depths:
+        assert logits.grad.sum(dtype=torch.float32).isfinite()
+        assert logits.grad.dtype == dtype
+
+
 def test_one_tensor_is_the_main_logits(depths):
     logits, target = depths
     loss = BCEDiceLoss("multiclass")

@@ -145,7 +145,7 @@ def _may_ignore(y: Tensor, norms: Tensor | None, ignore_index: int | None) -> bo
     """False when no value can be `ignore_index`: no row that holds it has a norm below it."""
     if ignore_index is None:
         return False
-    if norms is not None and norms.numel() and norms.amax().item() < 0.99 * abs(ignore_index):
+    if norms is not None and norms.numel() and norms.amax().item() / 0.99 < abs(ignore_index):
         return False
     return may_hold(y, ignore_index)
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Values in a block for each of torch's threads, at least and at most so many in all. A few such
-#: tensors fit the cache of a core; smaller ones do not pay for the calls.
-PER_THREAD, LEAST, MOST = 1 << 17, 1 << 18, 1 << 21
-#: Values in a block whose operations get new memory (whole classes): so few that it is soon had.
-WHOLE = 1 << 18
+#: Values in a block on the CPU. Where all operations write over the same memory (`Room`): torch's
+#: threads meet after each operation, and where other processes want the cores too, each meeting may
+#: last a time slice, so blocks are few; a few such tensors fit the last cache of a server. Where
+#: each gets new memory (whole classes): so few that it is soon had.
+ON_CPU, WHOLE_ON_CPU = 1 << 21, 1 << 18
 #: Values in a block on other devices than the CPU.
 ELSEWHERE = 1 << 22
 #: Bytes from which NumPy asks for huge pages.
@@ -35,7 +35,7 @@ def block_shape(tensor: Tensor, *, whole_classes: bool) -> tuple[int, int, int]:
     images, classes, pixels = tensor.shape
     if not tensor.numel():
         return max(1, images), max(1, classes), max(1, pixels)
-    on_cpu = WHOLE if whole_classes else min(MOST, max(LEAST, PER_THREAD * torch.get_num_threads()))
+    on_cpu = WHOLE_ON_CPU if whole_classes else ON_CPU
     size = on_cpu if tensor.device.type == "cpu" else ELSEWHERE
     most = max(1, size // classes if whole_classes else size)
     step_n = -(-pixels // -(-pixels // most))  # as many blocks as must be, of one size
@@ -83,7 +83,7 @@ def total_of_blocks(
         whole_classes: keep the K values of a pixel together.
 
     Returns:
-        (S, B, K). The order of the additions depends on the shape and the number of threads alone.
+        (S, B, K). The order of the additions is always the same.
 
     Example:
         >>> values = torch.arange(6.0).reshape(1, 2, 3)
