@@ -3,6 +3,7 @@
     python benchmarks/losses.py                  # 8x13x512x512, eager and compiled: minutes
     python benchmarks/losses.py --table FILE     # and the table as markdown into FILE
     python benchmarks/losses.py --busy 1         # beside a process that wants the cores too
+    python benchmarks/losses.py --device cuda    # on a GPU, memory as torch counts it there
 
 Forward and backward of one multilabel loss on float32 logits and masks that are there already:
 ours, DiceLoss of segmentation-models-pytorch + torch's BCE with logits, and torch's BCE with logits
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,7 +30,7 @@ from pathlib import Path
 import monai
 import segmentation_models_pytorch as smp
 import torch
-from processes import in_a_process, memory_of, timed, write_table
+from processes import in_a_process, memory_of, place, timed, write_table
 from torch import Tensor, nn
 
 import transferseg as ts
@@ -58,11 +58,11 @@ AS_IT_IS = ", eager"
 TURNS = {"eager": [*SIDES], "compiled": [*SIDES, "monai" + AS_IT_IS]}
 
 
-def batch(shape: list[int]) -> tuple[Tensor, Tensor]:
+def batch(shape: list[int], device: str) -> tuple[Tensor, Tensor]:
     """Logits with a gradient and a mask of 0 and 1."""
     torch.manual_seed(0)
-    logits = (3 * torch.randn(shape)).requires_grad_()
-    return logits, (torch.rand(shape) > 0.7).float()
+    logits = (3 * torch.randn(shape)).to(device).requires_grad_()
+    return logits, (torch.rand(shape) > 0.7).float().to(device)
 
 
 def step_of(side: str, mode: str, logits: Tensor, target: Tensor) -> Callable[[], None]:
@@ -90,9 +90,9 @@ def company(busy: int) -> Iterator[None]:
             other.kill()
 
 
-def measure_time(mode: str, shape: list[int], rounds: int) -> dict[str, list[float]]:
+def measure_time(mode: str, shape: list[int], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of every turn, by side."""
-    data = batch(shape)
+    data = batch(shape, device)
     steps = {side: step_of(side, mode, *data) for side in TURNS[mode]}
     for step in steps.values():
         step()
@@ -102,17 +102,17 @@ def measure_time(mode: str, shape: list[int], rounds: int) -> dict[str, list[flo
         first = turn % len(steps)
         order = list(steps)[first:] + list(steps)[:first]
         for side in order:
-            seconds[side].append(timed(steps[side]))
+            seconds[side].append(timed(steps[side], device))
     return seconds
 
 
-def measure_memory(side: str, mode: str, shape: list[int]) -> float:
+def measure_memory(side: str, mode: str, shape: list[int], device: str) -> float:
     """MiB above what the process held with the data made; for a process of its own."""
-    logits, target = batch(shape)
+    logits, target = batch(shape, device)
     step = step_of(side, mode, logits, target)
     if mode == "compiled":
         step()
-    return memory_of(step)
+    return memory_of(step, device=device)
 
 
 def rows_of(modes: list[str], options: list[str]) -> list[list[str]]:
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--shape", default="8x13x512x512", help="images x classes x pixels")
     parser.add_argument("--rounds", type=int, default=15, help="how often each side runs")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--busy", type=int, default=0, help="processes beside it, for the times")
     parser.add_argument("--table", type=Path, help="a file for the table as markdown")
     parser.add_argument("--time", metavar="MODE", help=argparse.SUPPRESS)
@@ -150,11 +151,12 @@ def main() -> None:
     shape = [int(size) for size in arguments.shape.split("x")]
     if arguments.time:
         with company(arguments.busy):
-            print(json.dumps(measure_time(arguments.time, shape, arguments.rounds)))
+            times = measure_time(arguments.time, shape, arguments.rounds, arguments.device)
+        print(json.dumps(times))
         return
     if arguments.memory:
         side, mode = arguments.memory
-        print(json.dumps(measure_memory(side, mode, shape)))
+        print(json.dumps(measure_memory(side, mode, shape, arguments.device)))
         return
     heads = ["mode", "side", "ms", "times ours", "additional MiB", "ours / this"]
     top = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * 4]
@@ -165,9 +167,9 @@ def main() -> None:
     rows = rows_of([arguments.mode] if arguments.mode else ["eager", "compiled"], options)
     if arguments.table:
         where = (
-            f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}, smp "
-            f"{smp.__version__}, MONAI {monai.__version__}; {arguments.shape} float32, forward "
-            f"and backward, {arguments.busy} busy processes beside it."
+            f"{place(arguments.device, arguments.threads)}, smp {smp.__version__}, MONAI "
+            f"{monai.__version__}; {arguments.shape} float32, forward and backward, "
+            f"{arguments.busy} busy processes beside it."
         )
         write_table(arguments.table, top, rows, where)
 

@@ -2,6 +2,7 @@
 
     python benchmarks/metrics.py                 # every case: some minutes
     python benchmarks/metrics.py --table FILE    # and the table as markdown into FILE
+    python benchmarks/metrics.py --device cuda   # on a GPU, memory as torch counts it there
 
 A case is one batch and what is counted of it: TP, FP, FN and TN of each image and class (the pooled
 ones of torchmetrics and of the bincount, which is less). Every side must give the same pooled
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import torch
 import torchmetrics.functional.classification as tm
-from processes import in_a_process, memory_of, timed, write_table
+from processes import in_a_process, memory_of, place, timed, write_table
 from torch import Tensor
 
 from transferseg.metrics import SegmentationCounts
@@ -96,22 +96,26 @@ CASES: dict[str, dict[str, Side]] = {
 }
 
 
-def data_of(case: str, images: int, size: int) -> tuple[Tensor, Tensor]:
+def data_of(case: str, images: int, size: int, device: str) -> list[Tensor]:
     """One batch: logits or masks, and a target of the dtype that every side takes."""
     torch.manual_seed(0)
     shape = (images, CLASSES, size, size)
+    target = torch.randint(0, CLASSES, (images, size, size))
     if case == "multilabel logits":
         # torchmetrics takes the sigmoid first, in which a logit of 1e-8 is one half
-        return torch.randn(shape).round(decimals=3), torch.randint(0, 2, shape)
-    target = torch.randint(0, CLASSES, (images, size, size))
-    if case == "multiclass masks":
-        return torch.randint(0, CLASSES, target.shape), target
-    return torch.randn(shape), target
+        pair = torch.randn(shape).round(decimals=3), torch.randint(0, 2, shape)
+    elif case == "multiclass masks":
+        pair = torch.randint(0, CLASSES, target.shape), target
+    else:
+        pair = torch.randn(shape), target
+    return [tensor.to(device) for tensor in pair]
 
 
-def measure_time(case: str, images: int, size: int, rounds: int) -> dict[str, list[float]]:
+def measure_time(
+    case: str, images: int, size: int, device: str, rounds: int
+) -> dict[str, list[float]]:
     """Seconds of each side and round, the sides in turn; they must agree first."""
-    given, target = data_of(case, images, size)
+    given, target = data_of(case, images, size, device)
     sides = CASES[case]
     expected = sides["ours"](given, target).sum(0)
     for name, side in sides.items():
@@ -120,17 +124,17 @@ def measure_time(case: str, images: int, size: int, rounds: int) -> dict[str, li
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            times[name].append(timed(lambda side=side: side(given, target)))
+            times[name].append(timed(lambda side=side: side(given, target), device))
     return times
 
 
-def measure_memory(case: str, name: str, images: int, size: int) -> float:
+def measure_memory(case: str, name: str, images: int, size: int, device: str) -> float:
     """MiB above what the process held with the batch made; for a process of its own."""
-    given, target = data_of(case, images, size)
+    given, target = data_of(case, images, size, device)
     side = CASES[case][name]
     # what a first call loads and keeps is no memory of the counting
     side(given[:1, ..., :8, :8], target[:1, ..., :8, :8])
-    return memory_of(lambda: side(given, target), times=3)
+    return memory_of(lambda: side(given, target), times=3, device=device)
 
 
 def rows_of(case: str, options: list[str]) -> list[list[str]]:
@@ -154,12 +158,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="side of the images in pixels")
     parser.add_argument("--rounds", type=int, default=9, help="how often each side runs")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", type=Path, help="a file for the table as markdown")
     parser.add_argument("--time", metavar="CASE", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    size = arguments.images, arguments.size
+    size = arguments.images, arguments.size, arguments.device
     if arguments.time:
         print(json.dumps(measure_time(arguments.time, *size, arguments.rounds)))
         return
@@ -169,14 +174,14 @@ def main() -> None:
     heads = ["what is counted", "by", "ms", "times ours", "MiB"]
     top = ["| " + " | ".join(heads) + " |", "|---|---|---:|---:|---:|"]
     print("\n".join(top), flush=True)
-    keys = ("images", "size", "rounds", "threads")
+    keys = ("images", "size", "rounds", "threads", "device")
     options = [f"--{key}={getattr(arguments, key)}" for key in keys]
     rows = [row for case in CASES for row in rows_of(case, options)]
     if arguments.table:
         where = (
-            f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}; a "
-            f"batch of {arguments.images} with {CLASSES} classes, {arguments.size}x"
-            f"{arguments.size} pixels, float32 logits and int64 targets."
+            f"{place(arguments.device, arguments.threads)}; a batch of {arguments.images} with "
+            f"{CLASSES} classes, {arguments.size}x{arguments.size} pixels, float32 logits and "
+            "int64 targets."
         )
         write_table(arguments.table, top, rows, where)
 

@@ -32,7 +32,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 from accelerate import Accelerator
-from processes import in_a_process, memory_of, timed
+from processes import in_a_process, memory_of, timed, wait
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -216,12 +216,6 @@ WAYS: dict[str, tuple[int, str, Callable[..., Iterator[object]]]] = {
         0, "bf16", lambda *given: with_fit(*given, fast=True),
     ),
 }  # fmt: skip
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def ready_batches(count: int, batch: int, size: int, device: torch.device) -> DataLoader:
