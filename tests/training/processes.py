@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import is_torch_version
+from accelerate.utils.constants import FSDP2_PYTORCH_VERSION
 
 from tests.metrics.processes import all_scores
 from tests.training.auxiliary import spread
@@ -156,7 +158,7 @@ def main(folder: Path, batch: int) -> None:
     found["crossed again"] = crossed(folder, accelerator, resume=True)
     found["turned"] = turned(accelerator)
     found["stages"] = said_of_stages()
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes > 1 and is_torch_version(">=", FSDP2_PYTORCH_VERSION):
         found["sharded"] = all_of_it(folder, batch)  # last: it makes accelerators of its own
     name = f"{accelerator.num_processes}-{accelerator.process_index}.json"
     (folder / name).write_text(json.dumps(found))

@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from accelerate.utils import is_torch_version
+from accelerate.utils.constants import FSDP2_PYTORCH_VERSION
 from safetensors import safe_open
 from safetensors.torch import load_model
 
@@ -19,6 +21,10 @@ from .folds_processes import HELD_OUT, IMAGES
 from .gradual_processes import small
 from .processes import main
 from .tiny import Accuracy, Cohort, TermsLoss, loader, net, prepared
+
+sharding = pytest.mark.skipif(
+    not is_torch_version(">=", FSDP2_PYTORCH_VERSION), reason="FSDP2 needs a later torch"
+)
 
 
 def launch(folder, processes, batch, *, work=main):
@@ -154,6 +160,7 @@ def test_a_save_that_fails_on_one_process_fails_on_both(launched):
         assert "Not a directory" in found["learned"]["said"]
 
 
+@sharding
 def test_sharded_over_two_processes_is_one_with_twice_the_batch(launched):
     one, two, _ = launched
     first, second = (found["sharded"]["as one"] for found in two)
@@ -169,6 +176,7 @@ def test_sharded_over_two_processes_is_one_with_twice_the_batch(launched):
     assert first["scores of 9"][0] == pytest.approx(one["scores"]["accuracy"])
 
 
+@sharding
 def test_a_sharded_training_is_resumed_to_the_bit(launched):
     _, two, _ = launched
     for found in (one["sharded"]["resumed"] for one in two):
@@ -181,6 +189,7 @@ def test_a_sharded_training_is_resumed_to_the_bit(launched):
     assert two[0]["sharded"]["resumed"]["straight"]
 
 
+@sharding
 def test_a_sharded_model_is_kept_whole(launched):
     _, two, folder = launched
     kept, memory = ([found["sharded"][name] for found in two] for name in ("kept", "in memory"))
@@ -193,6 +202,7 @@ def test_a_sharded_model_is_kept_whole(launched):
     assert found["accuracy"] == min(scores)
 
 
+@sharding
 def test_what_cannot_be_sharded_is_refused(launched):
     _, two, folder = launched
     for found in two:
@@ -202,6 +212,7 @@ def test_what_cannot_be_sharded_is_refused(launched):
     assert not (folder / "never").exists()
 
 
+@sharding
 def test_sharded_layers_may_begin_to_train_later(launched):
     _, two, _ = launched
     before = torch.cat([p.flatten() for p in small(norm=False, dropout=0.0).parameters()]).tolist()
