@@ -36,15 +36,19 @@ def table():
     )
 
 
+def series(ax):
+    """The bars that have a name: error bars have a hidden one, in older matplotlib none."""
+    named = {bars.get_label() or "_": bars for bars in ax.containers}
+    return {name: bars for name, bars in named.items() if not name.startswith("_")}
+
+
 def heights(ax):
-    """Series -> heights, colour; from left to right."""
-    drawn = [bars for bars in ax.containers if not bars.get_label().startswith("_")]
-    return {bars.get_label(): [bar.get_height() for bar in bars] for bars in drawn}
+    """Series -> heights; from left to right."""
+    return {name: [bar.get_height() for bar in bars] for name, bars in series(ax).items()}
 
 
 def colours(ax):
-    drawn = [bars for bars in ax.containers if not bars.get_label().startswith("_")]
-    return {bars.get_label(): to_hex(bars[0].get_facecolor()).upper() for bars in drawn}
+    return {name: to_hex(bars[0].get_facecolor()).upper() for name, bars in series(ax).items()}
 
 
 def test_bars_are_the_means_of_the_rows(table, tmp_path):
