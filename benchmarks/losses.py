@@ -161,9 +161,8 @@ def main() -> None:
     heads = ["mode", "side", "ms", "times ours", "additional MiB", "ours / this"]
     top = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * 4]
     print("\n".join(top), flush=True)
-    options = [
-        f"--{key}={getattr(arguments, key)}" for key in ("shape", "rounds", "threads", "busy")
-    ]
+    keys = ("shape", "rounds", "threads", "device", "busy")
+    options = [f"--{key}={getattr(arguments, key)}" for key in keys]
     rows = rows_of([arguments.mode] if arguments.mode else ["eager", "compiled"], options)
     if arguments.table:
         where = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import repeat
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +58,10 @@ def cut(
         [([[[0, 1]]], None), ([[[2, 3]]], None)]
     """
     parts = _pieces(tensor, shape)
-    more = [repeat(None) if given is None else _pieces(given, shape) for given in others]
-    return [(part, *rest) for part, *rest in zip(parts, *more, strict=False)]  # None has no end
+    more: list[Sequence[Tensor | None]] = [
+        [None] * len(parts) if given is None else _pieces(given, shape) for given in others
+    ]
+    return list(zip(parts, *more, strict=True))
 
 
 def _pieces(tensor: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
@@ -105,7 +106,7 @@ def total_of_blocks(
 def written_by_blocks(
     work: Callable[..., object], tensor: Tensor, *others: Tensor | None, whole_classes: bool
 ) -> Tensor:
-    """A tensor like the first one, of which `work` computes each block.
+    """A tensor like `tensor`, of which `work` computes each block.
 
     Args:
         work: of where the values of a block (b, k, n) are to be put, and of that block of every
@@ -130,6 +131,7 @@ def written_by_blocks(
     else:
         out = torch.empty_like(tensor)
     shape = block_shape(tensor, whole_classes=whole_classes)
+    # the last ones first: what a pass before has read last may be in the cache yet
     for parts in reversed(cut(shape, out, tensor, *others)):
         work(*parts)
     return out
