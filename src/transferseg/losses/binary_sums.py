@@ -190,8 +190,7 @@ def block_sums(
         sums[2] = _sum_of_squares(p, _norms_of_rows(p), spare) if wanted.squared else none
         sums[1] = p.sum(-1)
     if wanted.entropy:
-        torch.sub(p.new_ones(()), p, out=spare)
-        sums[0] -= _log_of_products(torch.maximum(spare, p, out=spare))
+        sums[0] -= _log_of_products(p.sub_(0.5).abs_().add_(0.5))  # max(p, 1 - p), in place
     return torch.stack(sums), ignoring
 
 
@@ -227,26 +226,28 @@ def block_gradient(
 ) -> None:
     """Write the gradient to the logits into `out`."""
     x, y, counted = _neutral(x, y, wanted.ignore_index)
-    p, spare = torch.sigmoid(x, out=room.like("p", x)), room.like("spare", x)
+    p = torch.sigmoid(x, out=room.like("p", x))
+    # written over in place, so that its memory is fetched once; in half precision it cannot be
+    gradient = out if out.dtype == p.dtype else room.like("gradient", x)
     if wanted.region:
-        by_p = torch.mul(y, by.overlap, out=spare)
+        by_p = torch.mul(y, by.overlap, out=gradient)
         if by.linear is not None:
             by_p += by.linear
         if wanted.squared:
             by_p.addcmul_(p, by.square)
-        torch.ops.aten.sigmoid_backward.grad_input(by_p, p, grad_input=by_p)
+        torch.ops.aten.sigmoid_backward.grad_input(by_p, p, grad_input=gradient)
     if wanted.entropy:
         z = _smoothed(y, counted, wanted.label_smoothing)
         further = None if extra is None else (p - 1).mul_(z).mul_(extra)
         slope = p.sub_(z) if further is None else p.sub_(z).add_(further)
         if wanted.region:
-            torch.addcmul(spare, slope, by.entropy, out=out)
+            gradient.addcmul_(slope, by.entropy)
         else:
-            torch.mul(slope, by.entropy, out=out)
-    elif wanted.region:
-        out.copy_(spare)
-    else:
-        out.zero_()  # nothing was written into `spare`
+            torch.mul(slope, by.entropy, out=gradient)
+    elif not wanted.region:
+        gradient.zero_()
+    if gradient is not out:
+        out.copy_(gradient)
 
 
 class BinarySums(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch import Tensor
 #: threads meet after each operation, and where other processes want the cores too, each meeting may
 #: last a time slice, so blocks are few; a few such tensors fit the last cache of a server. Where
 #: each gets new memory (whole classes): so few that it is soon had.
-ON_CPU, WHOLE_ON_CPU = 1 << 21, 1 << 18
+ON_CPU, WHOLE_ON_CPU = 1 << 22, 1 << 18
 #: Values in a block on other devices than the CPU.
 ELSEWHERE = 1 << 22
 #: Bytes from which NumPy asks for huge pages.
