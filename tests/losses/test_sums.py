@@ -81,7 +81,7 @@ def test_every_way_of_cutting_gives_the_same(monkeypatch, mode, size):
     logits, target = batch(mode, size=(9, 11))
     options = {"mode": mode, "label_smoothing": 0.1}
     whole = both(logits, target, **options)[0]
-    for limit in ("ON_CPU", "WHOLE_ON_CPU"):
+    for limit in ("ON_CPU", "WHOLE_ON_CPU", "BY_TORCH"):
         monkeypatch.setattr(blocks, limit, size)
     ours, theirs = both(logits, target, **options)
     torch.testing.assert_close(ours, whole)
@@ -91,15 +91,15 @@ def test_every_way_of_cutting_gives_the_same(monkeypatch, mode, size):
 @pytest.mark.parametrize(("shape", "size"), [((5, 2, 3), 13), ((2, 4, 30), 64), ((3, 4, 6), 24)])
 @pytest.mark.parametrize("whole_classes", [True, False])
 def test_blocks_cover_every_value_once(monkeypatch, shape, size, whole_classes):
-    for limit in ("ON_CPU", "WHOLE_ON_CPU"):
+    for limit in ("ON_CPU", "WHOLE_ON_CPU", "BY_TORCH"):
         monkeypatch.setattr(blocks, limit, size)
     values = torch.rand(shape)
     seen = blocks.written_by_blocks(
-        lambda out, part: torch.add(part, 1, out=out), values, whole_classes=whole_classes
+        lambda _, out, part: torch.add(part, 1, out=out), values, whole_classes=whole_classes
     )
     assert torch.equal(seen, values + 1)
     sums = blocks.total_of_blocks(
-        lambda part: part.sum(-1)[None], values, whole_classes=whole_classes
+        lambda _, part: part.sum(-1)[None], values, whole_classes=whole_classes
     )
     torch.testing.assert_close(sums[0], values.sum(-1))
 

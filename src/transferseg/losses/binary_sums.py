@@ -267,9 +267,9 @@ class BinarySums(torch.autograd.Function):
         if torch.compiler.is_compiling():
             sums = traced_sums(x, y, extra, wanted).unbind()
         else:
-            room, ignoring = Room(), set()
+            ignoring = set()
 
-            def work(x: Tensor, y: Tensor, extra: Tensor | None) -> Tensor:
+            def work(room: Room, x: Tensor, y: Tensor, extra: Tensor | None) -> Tensor:
                 own, may_ignore = block_sums(x, y, extra, wanted, room)
                 ignoring.add(may_ignore)
                 return own
@@ -291,11 +291,11 @@ class BinarySums(torch.autograd.Function):
         by = Slopes(entropy, linear, 2 * square, overlap)
         if torch.compiler.is_compiling():
             return (traced_gradient(x, y, extra, by, wanted).to(x.dtype), *none)
-        room = Room()
         if x.device.type == "cpu" and not linear.any():  # most losses have none
             by = by._replace(linear=None)
 
-        def work(out: Tensor, x: Tensor, y: Tensor, extra: Tensor | None, *by: Any) -> None:  # noqa: ANN401
+        def work(room: Room, *given: Any) -> None:  # noqa: ANN401
+            out, x, y, extra, *by = given
             block_gradient(out, x, y, extra, Slopes(*by), wanted, room)
 
         given = (_like(x, one) for one in (extra, *by))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: Values in a block on the CPU. Where all operations write over the same memory (`Room`): torch's
-#: threads meet after each operation, and where other processes want the cores too, each meeting may
-#: last a time slice, so blocks are few; a few such tensors fit the last cache of a server. Where
-#: each gets new memory (whole classes): so few that it is soon had.
-ON_CPU, WHOLE_ON_CPU = 1 << 22, 1 << 18
+from transferseg.losses.threads import shared_out, threads_for
+
+#: Values in a block on the CPU, of a thread that computes alone: so few that some such tensors fit
+#: the cache of a core, or nearly so, and so many that the operations take longer than their calls.
+ON_CPU, WHOLE_ON_CPU = 1 << 19, 1 << 18
+#: Where torch's threads share each operation and meet after it: so many that they meet seldom, and
+#: so few that some such tensors (`Room`: all operations write over the same) fit a server's cache.
+BY_TORCH = 1 << 22
 #: Values in a block on other devices than the CPU.
 ELSEWHERE = 1 << 22
 #: Bytes from which NumPy asks for huge pages.
@@ -34,8 +37,11 @@ def block_shape(tensor: Tensor, *, whole_classes: bool) -> tuple[int, int, int]:
     images, classes, pixels = tensor.shape
     if not tensor.numel():
         return max(1, images), max(1, classes), max(1, pixels)
-    on_cpu = WHOLE_ON_CPU if whole_classes else ON_CPU
-    size = on_cpu if tensor.device.type == "cpu" else ELSEWHERE
+    size = WHOLE_ON_CPU if whole_classes else ON_CPU
+    if tensor.device.type != "cpu":
+        size = ELSEWHERE
+    elif not whole_classes and threads_for(tensor) == 1 < torch.get_num_threads():
+        size = BY_TORCH
     most = max(1, size // classes if whole_classes else size)
     step_n = -(-pixels // -(-pixels // most))  # as many blocks as must be, of one size
     step_k = classes
@@ -75,10 +81,10 @@ def _pieces(tensor: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
 def total_of_blocks(
     work: Callable[..., Tensor], tensor: Tensor, *others: Tensor | None, whole_classes: bool
 ) -> Tensor:
-    """Add up what `work` sums over the pixels of each block.
+    """Add up what `work` sums over the pixels of each block, in some threads at once.
 
     Args:
-        work: of a block (b, k, n) of every tensor, or None for none: (S, b, k).
+        work: of a `Room` and a block (b, k, n) of every tensor, or None for none: (S, b, k).
         tensor: (B, K, N).
         others: of the same shape, or None; (B, 1, N) too where classes stay whole.
         whole_classes: keep the K values of a pixel together.
@@ -88,29 +94,36 @@ def total_of_blocks(
 
     Example:
         >>> values = torch.arange(6.0).reshape(1, 2, 3)
-        >>> total_of_blocks(lambda part: part.sum(-1)[None], values, whole_classes=False)
+        >>> total_of_blocks(lambda room, part: part.sum(-1)[None], values, whole_classes=False)
         tensor([[[ 3., 12.]]])
     """
     shape = block_shape(tensor, whole_classes=whole_classes)
-    found = [work(*parts) for parts in cut(shape, tensor, *others)]
+    parts = cut(shape, tensor, *others)
+    found: dict[int, Tensor] = {}
+
+    def share(own: Iterator[tuple[int, tuple[Any, ...]]]) -> None:
+        room = Room()
+        for number, given in own:
+            found[number] = work(room, *given)
+
+    shared_out(share, list(enumerate(parts)), threads_for(tensor))
     if len(found) == 1:
         return found[0]
     total = found[0].new_zeros((found[0].shape[0], *tensor.shape[:2]))
     pixels = total.unsqueeze(-1).expand(*total.shape, tensor.shape[2])
-    places = _pieces(pixels, (len(total), *shape))
-    for place, own in zip(places, found, strict=True):
-        place[..., 0].add_(own)
+    for number, place in enumerate(_pieces(pixels, (len(total), *shape))):
+        place[..., 0].add_(found[number])
     return total
 
 
 def written_by_blocks(
     work: Callable[..., object], tensor: Tensor, *others: Tensor | None, whole_classes: bool
 ) -> Tensor:
-    """A tensor like `tensor`, of which `work` computes each block.
+    """A tensor like `tensor`, of which `work` computes each block, some threads at once.
 
     Args:
-        work: of where the values of a block (b, k, n) are to be put, and of that block of every
-            tensor, or None for none.
+        work: of a `Room`, of where the values of a block (b, k, n) are to be put, and of that block
+            of every tensor, or None for none.
         tensor: (B, K, N).
         others: as in `total_of_blocks`.
         whole_classes: keep the K values of a pixel together.
@@ -120,7 +133,7 @@ def written_by_blocks(
 
     Example:
         >>> values = torch.arange(6.0).reshape(1, 2, 3)
-        >>> def work(out, part):
+        >>> def work(room, out, part):
         ...     torch.add(part, 1, out=out)
         >>> written_by_blocks(work, values, whole_classes=False)
         tensor([[[1., 2., 3.],
@@ -130,10 +143,15 @@ def written_by_blocks(
         out = _memory(tensor.numel(), tensor).view(tensor.shape)
     else:
         out = torch.empty_like(tensor)
+
+    def share(own: Iterator[tuple[Any, ...]]) -> None:
+        room = Room()
+        for given in own:
+            work(room, *given)
+
     shape = block_shape(tensor, whole_classes=whole_classes)
     # the last ones first: what a pass before has read last may be in the cache yet
-    for parts in reversed(cut(shape, out, tensor, *others)):
-        work(*parts)
+    shared_out(share, cut(shape, out, tensor, *others)[::-1], threads_for(tensor))
     return out
 
 
@@ -150,7 +168,7 @@ def _memory(values: int, like: Tensor) -> Tensor:
 
 
 class Room:
-    """Memory that all blocks of a pass write over: new memory costs more than the arithmetic."""
+    """Memory that a thread's blocks all write over: new memory costs more than the arithmetic."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from transferseg.losses.blocks import total_of_blocks, written_by_blocks
+from transferseg.losses.blocks import Room, total_of_blocks, written_by_blocks
 from transferseg.losses.inputs import at_least_float32, may_hold
 
 
@@ -148,12 +148,14 @@ class ClassSums(torch.autograd.Function):
         ctx.save_for_backward(x, y, weight)
         ctx.wanted = wanted
 
-        def work(x: Tensor, rows: Tensor) -> Tensor:
+        def work(_: Room, x: Tensor, rows: Tensor) -> Tensor:
             return block_sums(x, rows[:, 0] if y.ndim == 2 else rows, weight, *wanted)
 
-        compiling = torch.compiler.is_compiling()  # the compiler cuts the whole itself
-        rows = y.unsqueeze(1) if y.ndim == 2 else y
-        found = work(x, rows) if compiling else total_of_blocks(work, x, rows, whole_classes=True)
+        if torch.compiler.is_compiling():  # the compiler cuts the whole itself
+            found = block_sums(x, y, weight, *wanted)
+        else:
+            rows = y.unsqueeze(1) if y.ndim == 2 else y
+            found = total_of_blocks(work, x, rows, whole_classes=True)
         sums = found.unbind()
         ctx.mark_non_differentiable(sums[1], *sums[5:])
         return sums
@@ -169,7 +171,7 @@ class ClassSums(torch.autograd.Function):
         if torch.compiler.is_compiling():
             return (block_gradient(x, y, weight, factors, *ctx.wanted).to(x.dtype), *none)
 
-        def work(out: Tensor, x: Tensor, rows: Tensor, *factors: Tensor) -> None:
+        def work(_: Room, out: Tensor, x: Tensor, rows: Tensor, *factors: Tensor) -> None:
             labels = rows[:, 0] if y.ndim == 2 else rows
             out.copy_(block_gradient(x, labels, weight, factors, *ctx.wanted))
 
