@@ -13,7 +13,7 @@ import torch
 
 from tests.losses.test_registry import batch
 from transferseg.losses import bce_dice_loss, blocks
-from transferseg.losses.threads import MOST, shared_out, threads_for
+from transferseg.losses.threads import _TEAMS, MOST, shared_out, threads_for
 
 
 @pytest.fixture(params=[2, 3, MOST])
@@ -60,6 +60,14 @@ def test_threads_compute_alone_and_without_gradients(threads):
     assert set(found) == {(1, False, False)}
     assert settings() == (threads, True, False)
     assert in_a_new_thread(torch.get_num_threads) == threads
+
+
+def test_torchs_threads_stay_as_many_as_they_were(threads, monkeypatch):
+    monkeypatch.setattr(_TEAMS, "_known", {})  # all begin anew
+    for sharing in (2, threads, threads + 1):
+        shared_out(lambda own: list(own), [1, 2], sharing)
+        assert torch.get_num_threads() == threads
+        assert in_a_new_thread(torch.get_num_threads) == threads
 
 
 @pytest.mark.parametrize(("items", "threads"), [(1, 4), (5, 1), (0, 2)])

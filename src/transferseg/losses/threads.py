@@ -44,7 +44,7 @@ class _Teams:
 
 
 def _started(threads: int) -> ThreadPoolExecutor:
-    all_here = Barrier(threads)
+    all_here, before = Barrier(threads), torch.get_num_threads()
 
     def begin(_: int) -> None:
         torch.get_num_threads()  # else the first operation would set the number anew
@@ -58,7 +58,7 @@ def _started(threads: int) -> ThreadPoolExecutor:
         all_here.abort()  # those that have begun would wait for ever
         raise
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     return team
 
 
@@ -96,8 +96,7 @@ def shared_out(work: Callable[[Iterator[Item]], None], items: Sequence[Item], th
         >>> sorted(found)
         [1, 2, 3]
     """
-    threads = min(threads, len(items))
-    if threads < 2:
+    if min(threads, len(items)) < 2:
         work(iter(items))
         return
     left: SimpleQueue[Item] = SimpleQueue()
@@ -109,8 +108,10 @@ def shared_out(work: Callable[[Iterator[Item]], None], items: Sequence[Item], th
             work(_taken(left))
 
     team = _TEAMS.of(threads)
-    shares = [team.submit(share) for _ in range(threads)]
+    shares = []
     try:
+        for _ in range(min(threads, len(items))):
+            shares.append(team.submit(share))
         wait(shares, return_when=FIRST_EXCEPTION)
     finally:
         for _ in _taken(left):
