@@ -1,16 +1,18 @@
 """Threads that share the blocks of a large tensor, each computing alone.
 
 torch's own threads share each operation and meet at its end: beside other processes that want the
-cores too, each meeting may last a time slice. These meet once a pass.
+cores too, each meeting may last a time slice. These meet once a pass. They start with the first
+large loss of a process; a thread of the user's whose first use of torch falls into that moment may
+be left with one thread for each operation, since torch has no number of threads for one thread.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import cache
-from queue import Empty, SimpleQueue
 from threading import Barrier, Lock
 from typing import TypeVar
 
@@ -18,14 +20,15 @@ import torch
 from torch import Tensor
 
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 
-#: More threads than this are torch's own: ours take turns at the interpreter between operations,
-#: and each has memory of its own.
+#: How many are started. Where torch has more, the work is theirs: ours take turns at the
+#: interpreter between operations, and each has memory of its own.
 MOST = 8
 
 
-class _Teams:
-    """Threads that have been started, by their number; a process that is forked off has none."""
+class _Team:
+    """The threads, once they are started; a process that is forked off has none."""
 
     def __init__(self) -> None:
         self.forget()
@@ -34,41 +37,54 @@ class _Teams:
 
     def forget(self) -> None:
         self._lock = Lock()
-        self._known: dict[int, ThreadPoolExecutor] = {}
+        self._pool: ThreadPoolExecutor | None = None
 
-    def of(self, threads: int) -> ThreadPoolExecutor:
+    def submit(self, work: Callable[[], None]) -> Future[None]:
         with self._lock:
-            if threads not in self._known:
-                self._known[threads] = _started(threads)
-            return self._known[threads]
+            if self._pool is None:
+                self._pool = _started()
+            return self._pool.submit(work)
 
 
-def _started(threads: int) -> ThreadPoolExecutor:
-    all_here, before = Barrier(threads), torch.get_num_threads()
+_TEAM = _Team()
+
+
+def _started() -> ThreadPoolExecutor:
+    together = Barrier(MOST)
 
     def begin(_: int) -> None:
         torch.get_num_threads()  # else the first operation would set the number anew
+        together.wait()
         torch.set_num_threads(1)  # of this thread, and of those that begin from now on
-        all_here.wait()
+        together.wait()
 
-    team = ThreadPoolExecutor(threads, "transferseg-losses")
+    usual = _in_a_new_thread(torch.get_num_threads)
+    pool = ThreadPoolExecutor(MOST, "transferseg-losses")
     try:
-        list(team.map(begin, range(threads)))
+        list(pool.map(begin, range(MOST)))
     except BaseException:
-        all_here.abort()  # those that have begun would wait for ever
+        together.abort()  # those that have begun would wait for ever
+        pool.shutdown(cancel_futures=True)
         raise
-    finally:
-        torch.set_num_threads(before)
-    return team
+    finally:  # not in this thread, which may have a number of its own
+        _in_a_new_thread(lambda: torch.set_num_threads(usual))
+    return pool
 
 
-_TEAMS = _Teams()
+def _in_a_new_thread(call: Callable[[], Found]) -> Found:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
 
 
 @cache
 def _by_openmp() -> bool:
     # with torch's other thread pool, the number of threads is one for the whole process
     return "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
+
+
+def _bound_to_one_core() -> bool:
+    """Whether threads that begin here would all be on one core, as OMP_PROC_BIND has it."""
+    return hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1
 
 
 def threads_for(tensor: Tensor) -> int:
@@ -78,17 +94,20 @@ def threads_for(tensor: Tensor) -> int:
         >>> threads_for(torch.zeros(2, device="meta"))
         1
     """
-    if tensor.device.type != "cpu" or type(tensor) is not Tensor:
-        return 1  # what is a tensor in name only may depend on modes of the caller's thread
+    # what follows operations (tracers, counters) is in force in the caller's thread alone
+    followed = type(tensor) is not Tensor or torch._C._len_torch_dispatch_stack()
+    if followed or tensor.device.type != "cpu":
+        return 1
     threads = torch.get_num_threads()
-    return threads if 1 < threads <= MOST and _by_openmp() else 1
+    usable = 1 < threads <= MOST and _by_openmp() and not _bound_to_one_core()
+    return threads if usable else 1
 
 
 def shared_out(work: Callable[[Iterator[Item]], None], items: Sequence[Item], threads: int) -> None:
     """Call `work` in each thread, with an iterator over those items that no other takes.
 
-    Without gradients and autocast; one after another in the caller's thread where it is the only
-    one. What `work` raises is raised.
+    There without gradients and autocast, and in inference mode if the caller is. Where one thread
+    is enough or none can be started, the caller's does it, as it is. What `work` raises is raised.
 
     Example:
         >>> found = []
@@ -99,31 +118,30 @@ def shared_out(work: Callable[[Iterator[Item]], None], items: Sequence[Item], th
     if min(threads, len(items)) < 2:
         work(iter(items))
         return
-    left: SimpleQueue[Item] = SimpleQueue()
-    for item in items:
-        left.put(item)
+    left, inference = deque(items), torch.is_inference_mode_enabled()
 
     def share() -> None:
-        with torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad():
             work(_taken(left))
 
-    team = _TEAMS.of(threads)
-    shares = []
+    shares: list[Future[None]] = []
     try:
-        for _ in range(min(threads, len(items))):
-            shares.append(team.submit(share))
+        try:
+            for _ in range(min(threads, len(items))):
+                shares.append(_TEAM.submit(share))
+        except RuntimeError:  # no more threads for this process, or it is about to end
+            work(_taken(left))
         wait(shares, return_when=FIRST_EXCEPTION)
     finally:
-        for _ in _taken(left):
-            pass  # after an error or an interrupt, the others end with what they have in hand
+        left.clear()  # after an error or an interrupt, the others end with what they have in hand
     wait(shares)
-    for one in shares:
-        one.result()
+    while shares:  # none is kept: an error holds the frames it came through, and these the tensors
+        shares.pop(0).result()
 
 
-def _taken(left: SimpleQueue[Item]) -> Iterator[Item]:
+def _taken(left: deque[Item]) -> Iterator[Item]:
     while True:
         try:
-            yield left.get_nowait()
-        except Empty:
+            yield left.popleft()
+        except IndexError:
             return
