@@ -119,7 +119,7 @@ def total_of_blocks(
 def written_by_blocks(
     work: Callable[..., object], tensor: Tensor, *others: Tensor | None, whole_classes: bool
 ) -> Tensor:
-    """A tensor like `tensor`, of which `work` computes each block, some threads at once.
+    """A tensor like `tensor`, of which `work` computes each block, in some threads at once.
 
     Args:
         work: of a `Room`, of where the values of a block (b, k, n) are to be put, and of that block
